@@ -1,0 +1,139 @@
+"""Builds the two extension modules; everything else about the package is in pyproject.toml.
+
+`cnnkern._ops` holds the operations, on the LibTorch stable ABI: one build serves every torch from 2.11 on.
+`cnnkern._C` is a small pybind11 module of facts and controls that handles no tensor.
+
+Two variants exist for tests, chosen by the environment:
+CNNKERN_SANITIZE=address,undefined  compiles with these sanitizers;
+CNNKERN_SIMDE=DIR                   compiles the AVX-512 sources through the SIMDe headers in DIR, so that
+                                    they run on a CPU without AVX-512.
+"""
+
+import os
+import platform
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+SANITIZE = os.environ.get("CNNKERN_SANITIZE", "")
+SIMDE = os.environ.get("CNNKERN_SIMDE", "")
+VARIANT = "-".join(SANITIZE.split(",") * bool(SANITIZE) + ["simde"] * bool(SIMDE)) or "native"
+X86_ISAS = ("avx2", "avx512")
+CUDA_REASON = "this version has no CUDA kernels yet"
+OLDEST_PYTHON = "0x030B0000"
+OLDEST_TORCH = "0x020b000000000000"
+
+
+def sources(*patterns: str) -> list[str]:
+    """The C++ files of csrc that match, relative to the root, control.cpp aside."""
+    found = {p.relative_to(ROOT) for pattern in patterns for p in (ROOT / "csrc").glob(pattern)}
+    return sorted(str(p) for p in found if p.name != "control.cpp")
+
+
+def compile_flags() -> list[str]:
+    flags = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fopenmp", "-g0"]
+    if SANITIZE:
+        flags += [f"-fsanitize={SANITIZE}", "-O1", "-g1", "-fno-omit-frame-pointer"]
+        flags += ["-fno-sanitize-recover=undefined"]
+    return flags
+
+
+def link_flags() -> list[str]:
+    return ["-fopenmp", "-Wl,--as-needed"] + ([f"-fsanitize={SANITIZE}"] if SANITIZE else [])
+
+
+def extensions() -> list[Extension]:
+    from torch.utils.cpp_extension import CppExtension
+
+    include = [str(ROOT / "csrc")] + ([SIMDE] if SIMDE else [])
+    macros = [("CNNKERN_SIMDE", "1")] if SIMDE else []
+    modules = [
+        CppExtension(
+            "cnnkern._ops",
+            sources("bindings/*.cpp", "cpu/**/*.cpp"),
+            include_dirs=list(include),
+            define_macros=[*macros, ("TORCH_TARGET_VERSION", OLDEST_TORCH)],
+            extra_compile_args=compile_flags(),
+            extra_link_args=link_flags(),
+            py_limited_api=True,
+        )
+    ]
+    if (ROOT / "csrc/bindings/control.cpp").exists():
+        modules.append(
+            CppExtension(
+                "cnnkern._C",
+                ["csrc/bindings/control.cpp"],
+                include_dirs=list(include),
+                define_macros=[*macros, *control_macros()],
+                extra_compile_args=compile_flags(),
+                extra_link_args=link_flags(),
+            )
+        )
+    return modules
+
+
+def control_macros() -> list[tuple[str, str]]:
+    """What `cnnkern._C.build_info()` reports and only the build knows."""
+    return [
+        ("CNNKERN_CXX_FLAGS", quoted(" ".join(compile_flags()))),
+        ("CNNKERN_CUDA", "0"),
+        ("CNNKERN_CUDA_REASON", quoted(CUDA_REASON)),
+    ]
+
+
+def quoted(text: str) -> str:
+    """A C string literal."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def build_extension_command():
+    import torch.utils.cpp_extension as cpp_extension
+
+    cpp_extension.min_supported_cpython = OLDEST_PYTHON
+
+    class BuildExtension(cpp_extension.BuildExtension):
+        """torch's command, with object files that outlive the call and a summary at the end."""
+
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            # An editable build would get a temporary folder and compile everything each time.
+            self.build_temp = str(ROOT / "build" / f"objects-{VARIANT}-{sys.implementation.cache_tag}")
+
+        def build_extensions(self) -> None:
+            version = self.distribution.get_version()
+            for extension in self.extensions:
+                if extension.name == "cnnkern._C":
+                    extension.define_macros.append(("CNNKERN_VERSION", quoted(version)))
+            super().build_extensions()
+            print(summary(version, [e.name for e in self.extensions]), flush=True)
+
+    return BuildExtension
+
+
+def summary(version: str, modules: list[str]) -> str:
+    import torch
+
+    isas = ["scalar"]
+    skipped = {"CUDA": CUDA_REASON}
+    if platform.machine() in ("x86_64", "AMD64"):
+        isas += [isa for isa in X86_ISAS if any(isa in s for s in sources("cpu/**/*.cpp"))]
+    else:
+        skipped["AVX2, AVX-512"] = f"the CPU is {platform.machine()}; it gets the scalar kernels"
+    lines = [f"cnnkern {version} against torch {torch.__version__} ({VARIANT})"]
+    lines += [f"  built     {', '.join(modules)}; CPU kernels: {', '.join(isas)}"]
+    lines += [f"  left out  {what}: {why}" for what, why in skipped.items()]
+    return "\n".join(lines)
+
+
+# A ninja installed in this environment counts even where the environment is not activated.
+os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
+
+# Variants must not share the folder that a wheel is collected in.
+options = {} if VARIANT == "native" else {"build": {"build_base": f"build/{VARIANT}"}}
+if "egg_info" in sys.argv or "dist_info" in sys.argv or "sdist" in sys.argv:
+    setup(options=options)  # metadata and source archives need no torch
+else:
+    setup(options=options, ext_modules=extensions(), cmdclass={"build_ext": build_extension_command()})
