@@ -2,6 +2,11 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#include "bindings/control.h"
+#include "cpu/features.h"
+#include "cpu/peak.h"
+#include "cpu/registry.h"
+
 STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def(
       "im2col(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor");
@@ -24,9 +29,35 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
 }
 
 namespace {
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "cnnkern._ops", nullptr, -1, nullptr};
-}
+
+using cnnkern::Isa;
+
+const cnnkern::Control kControl = {
+    cnnkern::kIsaCount,
+    [](int32_t isa) { return cnnkern::isa_name(static_cast<Isa>(isa)); },
+    [](int32_t isa) { return cnnkern::isa_compiled(static_cast<Isa>(isa)); },
+    [](int32_t isa) { return cnnkern::isa_available(static_cast<Isa>(isa)); },
+    [] { return static_cast<int32_t>(cnnkern::current_isa()); },
+    [](int32_t isa) { return cnnkern::set_isa(static_cast<Isa>(isa)); },
+    cnnkern::reset_isa,
+    cnnkern::measure_fma_peak,
+    cnnkern::measure_memory_bandwidth,
+    cnnkern::cpu_features,
+};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "cnnkern._ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
 
 PyMODINIT_FUNC __attribute__((visibility("default"))) PyInit__ops(void) {
-  return PyModule_Create(&module);
+  PyObject* const self = PyModule_Create(&module);
+  if (!self) return nullptr;
+  PyObject* const capsule = PyCapsule_New(const_cast<cnnkern::Control*>(&kControl), cnnkern::kControlCapsule, nullptr);
+  if (!capsule || PyModule_AddObjectRef(self, "_control", capsule) < 0) {
+    Py_XDECREF(capsule);
+    Py_DECREF(self);
+    return nullptr;
+  }
+  Py_DECREF(capsule);
+  return self;
 }

@@ -1,0 +1,41 @@
+// CPUID says what the CPU can do, XGETBV which registers the operating system saves.
+#include "cpu/features.h"
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace cnnkern {
+namespace {
+
+CpuFeatures detect() {
+  CpuFeatures cpu;
+#if defined(__x86_64__)
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return cpu;
+  uint32_t saved, high;
+  __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  const bool ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xE6) == 0xE6;
+  cpu.fma = ymm && (c & bit_FMA);
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return cpu;
+  cpu.avx2 = ymm && (b & bit_AVX2);
+  cpu.avx512f = zmm && (b & bit_AVX512F);
+  cpu.avx512dq = zmm && (b & bit_AVX512DQ);
+  cpu.avx512bw = zmm && (b & bit_AVX512BW);
+  cpu.avx512vl = zmm && (b & bit_AVX512VL);
+  cpu.avx512_vnni = zmm && (c & bit_AVX512VNNI);
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) cpu.avx_vnni = ymm && (a & (1u << 4));
+#endif
+  return cpu;
+}
+
+}  // namespace
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures cpu = detect();
+  return cpu;
+}
+
+}  // namespace cnnkern

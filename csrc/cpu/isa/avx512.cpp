@@ -1,0 +1,50 @@
+// Inner loops for x86-64 with AVX-512F: 32 registers of 16 floats, a GEMM tile of 14 pixels by 32 columns.
+#include "cpu/isa/isa.h"
+
+#if defined(__x86_64__)
+#if defined(CNNKERN_SIMDE)  // test builds run this file on CPUs that lack the instructions
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+#else
+#include <immintrin.h>
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
+
+namespace cnnkern::avx512 {
+namespace {
+#include "cpu/isa/prelude.inc"
+
+using T = float;
+
+struct Vec {
+  using Reg = __m512;
+  static constexpr int64_t kLanes = 16;
+  static INLINE __mmask16 mask(int64_t lanes) {
+    return static_cast<__mmask16>(lanes < kLanes ? (1u << lanes) - 1 : 0xFFFFu);
+  }
+  static INLINE Reg zero() { return _mm512_setzero_ps(); }
+  static INLINE Reg load(const T* p) { return _mm512_loadu_ps(p); }
+  static INLINE Reg load(const T* p, int64_t lanes) { return _mm512_maskz_loadu_ps(mask(lanes), p); }
+  static INLINE Reg broadcast(const T* p) { return _mm512_set1_ps(*p); }
+  static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  // NaN in `a` stays: maxps returns its second operand when either is NaN.
+  static INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(b, a); }
+  static INLINE void store(T* p, Reg v) { _mm512_storeu_ps(p, v); }
+  static INLINE void store(T* p, Reg v, int64_t lanes) { _mm512_mask_storeu_ps(p, mask(lanes), v); }
+};
+
+constexpr int kTilePixels = 14;
+constexpr int kTileVectors = 2;
+constexpr int64_t kBlockK = 256;  // 32 KiB of weights: two thirds of L1
+
+#include "cpu/isa/depthwise.inc"
+#include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gemm.inc"
+#include "cpu/isa/transpose_8x8.inc"
+}  // namespace
+
+const Primitives<float> kPrimitives = {kTilePixels, gemm, separable_line, depthwise_line, transpose, fma_loop};
+}  // namespace cnnkern::avx512
+#endif

@@ -1,0 +1,60 @@
+// Inner loops for any CPU and for float64, on the compiler's own 16-byte vectors.
+#include "cpu/isa/isa.h"
+
+namespace cnnkern::scalar {
+namespace {
+#include "cpu/isa/prelude.inc"
+
+template <class Type>
+struct Loops {
+  using T = Type;
+
+  struct Vec {
+    typedef T Reg __attribute__((vector_size(16)));
+    typedef T Unaligned __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
+    static constexpr int64_t kLanes = 16 / sizeof(T);
+    static INLINE Reg zero() { return Reg{}; }
+    static INLINE Reg load(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
+    static INLINE Reg load(const T* p, int64_t lanes) {
+      Reg v = zero();
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (i < lanes) v[i] = p[i];
+      }
+      return v;
+    }
+    static INLINE Reg broadcast(const T* p) { return zero() + *p; }
+    static INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
+    static INLINE Reg add(Reg a, Reg b) { return a + b; }
+    static INLINE Reg max(Reg a, Reg b) { return b > a ? b : a; }
+    static INLINE void store(T* p, Reg v) { *reinterpret_cast<Unaligned*>(p) = v; }
+    static INLINE void store(T* p, Reg v, int64_t lanes) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (i < lanes) p[i] = v[i];
+      }
+    }
+  };
+
+  static constexpr int kTilePixels = 2;
+  static constexpr int kTileVectors = static_cast<int>(kPanel / Vec::kLanes);
+  static constexpr int64_t kBlockK = 256;
+
+#include "cpu/isa/depthwise.inc"
+#include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gemm.inc"
+
+  static void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
+                        int64_t to_stride) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
+    }
+  }
+
+  static constexpr Primitives<T> table() {
+    return {kTilePixels, gemm, separable_line, depthwise_line, transpose, fma_loop};
+  }
+};
+}  // namespace
+
+const Primitives<float> kPrimitives = Loops<float>::table();
+const Primitives<double> kPrimitivesDouble = Loops<double>::table();
+}  // namespace cnnkern::scalar
