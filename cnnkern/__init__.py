@@ -1,7 +1,25 @@
-"""Kernels that turn the arithmetic saved by compressing a convolutional network into time saved."""
+"""Kernels that turn the arithmetic saved by compressing a convolutional network into time saved.
+
+Importing the package loads `cnnkern._ops`, which registers the operations as `torch.ops.cnnkern.*`.
+"""
 
 __version__ = "0.1.0"
 
-import torch  # noqa: F401  (loads the libraries that the extension links to)
+import torch
 
-from cnnkern import _ops  # noqa: F401
+try:
+    import cnnkern._ops  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "cnnkern._ops":
+        raise
+    raise ImportError(
+        "cnnkern is not built here: its extension module cnnkern._ops is missing. Run `pip install -e .` in "
+        "the source tree, or leave the tree if cnnkern was installed without -e.",
+        name=error.name,
+    ) from None
+except ImportError as error:
+    raise ImportError(
+        f"cnnkern's extension module does not load beside torch {torch.__version__}: {error}. It needs torch "
+        "2.11 or later; after a change of torch, build it again: `pip install --force-reinstall --no-deps .`",
+        name="cnnkern._ops",
+    ) from error
