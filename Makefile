@@ -31,8 +31,6 @@ test: lint test-native test-sanitized $(if $(HAS_AVX512),,test-simde)
 bench: build
 	$(BIN)/python -m bench $(ARGS)
 
-# --- environment and builds -------------------------------------------------------------------------------------
-
 $(VENV)/.requirements: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"cnnkern needs \
 	Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
@@ -56,8 +54,6 @@ build/simde/.build: $(VENV)/.requirements $(BUILD_INPUTS) $(PACKAGE)
 	  $(PIP_BUILD) --target build/simde .
 	touch $@
 
-# --- tests ------------------------------------------------------------------------------------------------------
-
 test-native: build
 	$(BIN)/pytest
 
@@ -74,8 +70,6 @@ test-sanitized: build/sanitized/.build
 
 test-simde: build/simde/.build
 	$(call VARIANT_TEST,simde)
-
-# --- style ------------------------------------------------------------------------------------------------------
 
 lint: $(VENV)/.requirements
 	$(BIN)/ruff check
