@@ -1,6 +1,6 @@
 """params <- cpu, cuda <- bindings <- ops <- nn <- compression <- cli: no include and no import the other way.
 
-The rules are data. A folder or module that no rule names is a violation too, so that a new one gets its place.
+The rules are data. A folder or module that no rule names is a violation too: a new one gets its place first.
 """
 
 import ast
