@@ -2,6 +2,7 @@
 #include "bindings/control.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <torch/version.h>
 
 #include <string>

@@ -1,0 +1,113 @@
+// See tensors.h.
+#include "bindings/tensors.h"
+
+#include <algorithm>
+#include <array>
+
+namespace cnnkern {
+namespace {
+
+// torch's own rule for which memory format a tensor suggests, so that ambiguous shapes come out as torch has them.
+bool suggests_channels_last(const Tensor& x) {
+  int64_t least = 0;
+  if (x.stride(1) == 0) return false;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    const int64_t size = x.size(d), stride = x.stride(d);
+    if (size == 0 || stride < least) return false;
+    // (N, 1, 1, 1) and its like: contiguous unless the strides say otherwise.
+    if (d == 0 && least == x.stride(1)) return false;
+    least = size > 1 ? stride * size : stride;
+  }
+  return true;
+}
+
+bool is_dense(const Tensor& x, const std::array<int64_t, 4>& inner_to_outer) {
+  int64_t expected = 1;
+  for (const int64_t d : inner_to_outer) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+  }
+  return true;
+}
+
+Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+  AtenTensorHandle handle;
+  const int32_t type = dtype == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), type, aoti_torch_device_type_cpu(), 0,
+                                                         &handle));
+  return Tensor(handle);
+}
+
+}  // namespace
+
+Image as_image(const Tensor& x) {
+  check(x.dim() == 4, "x: expected 4 dimensions (N, C, H, W), got ", x.dim());
+  check(x.is_cpu(), "x: expected a CPU tensor");
+  const bool last = suggests_channels_last(x);
+  if (is_dense(x, last ? std::array<int64_t, 4>{1, 3, 2, 0} : std::array<int64_t, 4>{3, 2, 1, 0})) return {x, last};
+  using torch::headeronly::MemoryFormat;
+  return {torch::stable::contiguous(x, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous), last};
+}
+
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype) {
+  if (channels_last) return empty({n, c, h, w}, {h * w * c, 1, w * c, c}, dtype);
+  return empty({n, c, h, w}, {c * h * w, h * w, w, 1}, dtype);
+}
+
+Tensor empty_vector(int64_t size, ScalarType dtype) { return empty({size}, {1}, dtype); }
+
+std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like) {
+  if (!bias) return std::nullopt;
+  check_operand("bias", *bias, 1, like);
+  check_size("bias", *bias, 0, channels);
+  return torch::stable::contiguous(*bias);
+}
+
+Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height, int64_t kernel_width,
+                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                         const std::vector<int64_t>& dilation, int64_t groups) {
+  const Tensor& x = image.tensor;
+  for (const auto* pair : {&stride, &padding, &dilation})
+    check(pair->size() == 2, "stride, padding, dilation: expected two numbers each");
+  check(std::min(stride[0], stride[1]) > 0, "stride: expected positive numbers, got ", stride[0], ", ", stride[1]);
+  check(std::min(padding[0], padding[1]) >= 0, "padding: expected no negative number, got ", padding[0], ", ",
+        padding[1]);
+  check(std::min(dilation[0], dilation[1]) > 0, "dilation: expected positive numbers, got ", dilation[0], ", ",
+        dilation[1]);
+  check(std::min(kernel_height, kernel_width) > 0, "weight: expected a kernel of at least 1 x 1");
+  check(out_channels > 0 && x.size(1) > 0, "weight: expected at least one channel on either side");
+  check(groups > 0 && x.size(1) % groups == 0 && out_channels % groups == 0, "groups: expected a divisor of ",
+        x.size(1), " input and ", out_channels, " output channels, got ", groups);
+  const auto out_size = [&](int64_t in, int64_t kernel, int d) {
+    const int64_t room = in + 2 * padding[d] - dilation[d] * (kernel - 1) - 1;
+    check(room >= 0, "x: the kernel covers ", dilation[d] * (kernel - 1) + 1, " values, the padded input has ",
+          in + 2 * padding[d]);
+    return room / stride[d] + 1;
+  };
+  return {x.size(0),
+          x.size(1),
+          x.size(2),
+          x.size(3),
+          out_channels,
+          out_size(x.size(2), kernel_height, 0),
+          out_size(x.size(3), kernel_width, 1),
+          kernel_height,
+          kernel_width,
+          stride[0],
+          stride[1],
+          padding[0],
+          padding[1],
+          dilation[0],
+          dilation[1],
+          groups,
+          image.channels_last};
+}
+
+int64_t threads_for(double multiply_adds) {
+  constexpr double kWorthAThread = 400e3;  // about 10 us
+  const double worth = std::max(1.0, multiply_adds / kWorthAThread);
+  return static_cast<int64_t>(std::min<double>(torch::stable::get_num_threads(), worth));
+}
+
+}  // namespace cnnkern

@@ -1,0 +1,92 @@
+// What every binding does with its tensors: checks for memory safety, layouts, allocation. The complete checks, with
+// the better messages, are in cnnkern/ops; these repeat them for callers of torch.ops.
+#pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+#include "params/conv2d.h"
+
+namespace cnnkern {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Throws std::invalid_argument, which is a ValueError in Python, with the parts of the message put together.
+template <class... Parts>
+void check(bool holds, const Parts&... parts) {
+  if (holds) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+template <class T>
+constexpr ScalarType kScalarType = ScalarType::Float;
+template <>
+inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
+
+// Calls `body(T{})` with the C++ type of a floating-point tensor.
+template <class Body>
+auto with_float_type(const Tensor& x, const Body& body) {
+  if (x.scalar_type() == ScalarType::Double) return body(double{});
+  check(x.scalar_type() == ScalarType::Float, "x: expected float32 or float64 on the CPU");
+  return body(float{});
+}
+
+inline void check_operand(const char* name, const Tensor& tensor, int64_t dims, const Tensor& like) {
+  check(tensor.dim() == dims, name, ": expected ", dims, " dimensions, got ", tensor.dim());
+  check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of x");
+  check(tensor.is_cpu(), name, ": expected a CPU tensor");
+}
+
+inline void check_size(const char* name, const Tensor& tensor, int64_t dim, int64_t expected) {
+  check(tensor.size(dim) == expected, name, ": expected size ", expected, " in dimension ", dim, ", got ",
+        tensor.size(dim));
+}
+
+// A dense (N, C, H, W) tensor and how it lies in memory.
+struct Image {
+  Tensor tensor;
+  bool channels_last;
+};
+
+// x itself where it is dense in its memory format, else a dense copy.
+Image as_image(const Tensor& x);
+
+// Uninitialized, on the CPU.
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);
+Tensor empty_vector(int64_t size, ScalarType dtype);
+
+// A bias of K values, made contiguous, or nothing.
+std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like);
+
+// The shape of a convolution of `x` (N, C, H, W); checks every number that addresses depend on.
+Conv2dShape conv2d_shape(const Image& x, int64_t out_channels, int64_t kernel_height, int64_t kernel_width,
+                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                         const std::vector<int64_t>& dilation, int64_t groups);
+
+// torch's thread count, less for work of so few multiply-adds that waking threads would cost more than they save.
+int64_t threads_for(double multiply_adds);
+
+template <class T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+template <class T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+const T* const_data(const std::optional<Tensor>& tensor) {
+  return tensor ? const_data<T>(*tensor) : nullptr;
+}
+
+}  // namespace cnnkern
