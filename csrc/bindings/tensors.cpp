@@ -30,15 +30,6 @@ bool is_dense(const Tensor& x, const std::array<int64_t, 4>& inner_to_outer) {
   return true;
 }
 
-Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
-  AtenTensorHandle handle;
-  const int32_t type = dtype == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), type, aoti_torch_device_type_cpu(), 0,
-                                                         &handle));
-  return Tensor(handle);
-}
-
 }  // namespace
 
 Image as_image(const Tensor& x) {
@@ -50,12 +41,21 @@ Image as_image(const Tensor& x) {
   return {torch::stable::contiguous(x, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous), last};
 }
 
-Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype) {
-  if (channels_last) return empty({n, c, h, w}, {h * w * c, 1, w * c, c}, dtype);
-  return empty({n, c, h, w}, {c * h * w, h * w, w, 1}, dtype);
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+  AtenTensorHandle handle;
+  const int32_t type = dtype == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), type, aoti_torch_device_type_cpu(), 0,
+                                                         &handle));
+  return Tensor(handle);
 }
 
-Tensor empty_vector(int64_t size, ScalarType dtype) { return empty({size}, {1}, dtype); }
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype) {
+  if (channels_last) return empty_tensor({n, c, h, w}, {h * w * c, 1, w * c, c}, dtype);
+  return empty_tensor({n, c, h, w}, {c * h * w, h * w, w, 1}, dtype);
+}
+
+Tensor empty_vector(int64_t size, ScalarType dtype) { return empty_tensor({size}, {1}, dtype); }
 
 std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like) {
   if (!bias) return std::nullopt;

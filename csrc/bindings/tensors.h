@@ -62,6 +62,7 @@ struct Image {
 Image as_image(const Tensor& x);
 
 // Uninitialized, on the CPU.
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype);
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);
 Tensor empty_vector(int64_t size, ScalarType dtype);
 
