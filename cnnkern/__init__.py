@@ -5,6 +5,9 @@ Importing the package loads `cnnkern._ops`, which registers the operations as `t
 
 __version__ = "0.1.0"
 
+import os
+import warnings
+
 import torch
 
 try:
@@ -23,3 +26,14 @@ except ImportError as error:
         "2.11 or later; after a change of torch, build it again: `pip install --force-reinstall --no-deps .`",
         name="cnnkern._ops",
     ) from error
+
+if asked := os.environ.get("CNNKERN_CPU_ISA"):
+    from cnnkern import _C
+
+    if asked != _C.current_isa():
+        warnings.warn(
+            f"CNNKERN_CPU_ISA: expected one of {', '.join(_C.available_isas())} on this CPU, got {asked!r}; "
+            f"computing with {_C.current_isa()}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
