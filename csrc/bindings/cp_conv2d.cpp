@@ -1,0 +1,111 @@
+// cp_conv2d, cp_conv2d_pack and cp_conv2d_packed on the CPU.
+#include "cpu/cp_conv2d/cp_conv2d.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "bindings/tensors.h"
+
+namespace cnnkern {
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+struct FactorSize {
+  int64_t out_channels, rank, group_channels, kernel_height, kernel_width;
+};
+
+double multiply_adds(const Conv2dShape& s, int64_t rank) {
+  const auto in_pixels = static_cast<double>(s.batch * s.in_height * s.in_width);
+  const auto out_pixels = static_cast<double>(s.batch * s.out_height * s.out_width);
+  return static_cast<double>(rank) *
+         (in_pixels * static_cast<double>(s.in_channels / s.groups) +
+          out_pixels * static_cast<double>(s.out_channels / s.groups + s.kernel_height + s.kernel_width));
+}
+
+int64_t packed_size(const FactorSize& f, int64_t groups) {
+  return groups * PackedFactors(f.rank / groups, f.group_channels, f.out_channels / groups, f.kernel_height,
+                                f.kernel_width)
+                      .size;
+}
+
+void check_rank(const FactorSize& f, int64_t groups) {
+  check(f.rank > 0 && groups > 0 && f.rank % groups == 0, "factor_c: expected a positive rank that ", groups,
+        " groups divide, got ", f.rank);
+  check(f.out_channels > 0 && f.out_channels % groups == 0, "groups: expected a divisor of ", f.out_channels,
+        " output channels, got ", groups);
+}
+
+Tensor run(const Image& x, const Tensor& packed, const std::optional<Tensor>& bias, const FactorSize& f,
+           const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+  const Conv2dShape shape =
+      conv2d_shape(x, f.out_channels, f.kernel_height, f.kernel_width, stride, padding, dilation, groups);
+  check(f.group_channels == shape.in_channels / groups, "factor_c: expected ", shape.in_channels / groups,
+        " input channels a group, got ", f.group_channels);
+  Tensor y = empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width, shape.channels_last,
+                         x.tensor.scalar_type());
+  if (shape.batch == 0) return y;
+  const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, x.tensor);
+  const int64_t threads = threads_for(multiply_adds(shape, f.rank));
+  with_float_type(x.tensor, [&]<class T>(T) {
+    const Tensor scratch = empty_vector(cp_conv2d_scratch<T>(shape, f.rank, threads), kScalarType<T>);
+    cp_conv2d<T>({shape, f.rank, const_data<T>(x.tensor), const_data<T>(packed), const_data<T>(bias_values),
+                  data<T>(y), data<T>(scratch), threads});
+  });
+  return y;
+}
+
+FactorSize size_of(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k, int64_t groups) {
+  check_operand("factor_c", c, 2, c);
+  check_operand("factor_h", h, 2, c);
+  check_operand("factor_w", w, 2, c);
+  check_operand("factor_k", k, 2, c);
+  const FactorSize f{k.size(0), c.size(0), c.size(1), h.size(1), w.size(1)};
+  check_rank(f, groups);
+  check_size("factor_h", h, 0, f.rank);
+  check_size("factor_w", w, 0, f.rank);
+  check_size("factor_k", k, 1, f.rank / groups);
+  return f;
+}
+
+Tensor pack(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k, int64_t groups) {
+  const FactorSize f = size_of(c, h, w, k, groups);
+  Tensor packed = empty_vector(packed_size(f, groups), c.scalar_type());
+  with_float_type(c, [&]<class T>(T) {
+    const auto factor = [](const Tensor& t) { return Factor<T>{const_data<T>(t), {t.stride(0), t.stride(1)}}; };
+    cp_conv2d_pack<T>({factor(c), factor(h), factor(w), factor(k)}, f.rank, f.group_channels, f.out_channels,
+                      f.kernel_height, f.kernel_width, groups, data<T>(packed));
+  });
+  return packed;
+}
+
+Tensor cp_conv2d_cpu(const Tensor& x, const Tensor& factor_c, const Tensor& factor_h, const Tensor& factor_w,
+                     const Tensor& factor_k, const std::optional<Tensor>& bias, const Ints& stride,
+                     const Ints& padding, const Ints& dilation, int64_t groups) {
+  const Image image = as_image(x);
+  check_operand("factor_c", factor_c, 2, x);
+  const FactorSize f = size_of(factor_c, factor_h, factor_w, factor_k, groups);
+  return run(image, pack(factor_c, factor_h, factor_w, factor_k, groups), bias, f, stride, padding, dilation, groups);
+}
+
+Tensor cp_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
+                            const Ints& factor_size, const Ints& stride, const Ints& padding, const Ints& dilation,
+                            int64_t groups) {
+  const Image image = as_image(x);
+  check_operand("packed", packed, 1, x);
+  check(factor_size.size() == 5, "factor_size: expected (K, R, C/G, kH, kW)");
+  const FactorSize f{factor_size[0], factor_size[1], factor_size[2], factor_size[3], factor_size[4]};
+  check_rank(f, groups);
+  check_size("packed", packed, 0, packed_size(f, groups));
+  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+  return run(image, packed, bias, f, stride, padding, dilation, groups);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) {
+  m.impl("cp_conv2d", TORCH_BOX(&cp_conv2d_cpu));
+  m.impl("cp_conv2d_pack", TORCH_BOX(&pack));
+  m.impl("cp_conv2d_packed", TORCH_BOX(&cp_conv2d_packed_cpu));
+}
+
+}  // namespace cnnkern

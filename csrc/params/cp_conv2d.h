@@ -1,0 +1,21 @@
+// What one call of the fused CP convolution is given. Sizes are in elements.
+#pragma once
+#include <cstdint>
+
+#include "params/conv2d.h"
+
+namespace cnnkern {
+
+template <class T>
+struct CpConv2dParams {
+  Conv2dShape shape;  // of the convolution that the four stages stand for
+  int64_t rank;       // R, of all groups together
+  const T* x;         // dense, in the shape's layout; the caller's
+  const T* packed;    // the factors by cp_conv2d_pack; the caller's
+  const T* bias;      // (K) or null; the caller's
+  T* y;               // dense, in the shape's layout; the caller's
+  T* scratch;         // cp_conv2d_scratch(shape, rank, threads) values, 64-byte aligned; the caller's
+  int64_t threads;
+};
+
+}  // namespace cnnkern
