@@ -13,7 +13,7 @@ import cnnkern
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process's exit status; errors go to stderr as one line."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         options.run(options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line, for those who run it and those who check what documents show."""
     parser = argparse.ArgumentParser(prog="cnnkern", description=cnnkern.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"cnnkern {cnnkern.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
