@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md show works: code runs, commands exist, links and paths lead somewhere."""
+"""What README.md and CONTRIBUTING.md show is true: code runs, commands exist, links and paths lead on."""
 
 import re
 import shlex
