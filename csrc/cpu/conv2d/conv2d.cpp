@@ -3,7 +3,7 @@
 // A work item is a band of output rows of one image, against a range of output channels. Its input rows become a
 // strip (cpu/strip.h), or are read in place where the image is channels last and needs no padding. In a strip a pixel's
 // patch is kH runs of kW * C adjacent values, so the GEMM reads its rows straight from there. Where output rows are too
-// short to fill its tile, blocks of k are lowered into a small matrix first.
+// short to fill its tile, blocks of k are lowered into a small matrix first, of several images where those are small.
 #include "cpu/conv2d/conv2d.h"
 
 #include <algorithm>
@@ -17,9 +17,11 @@
 namespace cnnkern {
 namespace {
 
-constexpr int64_t kLoweredDepth = 256;  // k of one lowered block
+constexpr int64_t kLoweredDepth = 256;   // k of one lowered block
+constexpr int64_t kLoweredPixels = 128;  // enough for the weights to be read rarely
 
 struct Plan {
+  int64_t images;         // of one band; more than one are whole
   int64_t out_rows;       // of a strip
   int64_t strips;         // of an image
   int64_t splits;         // of a group's output channels
@@ -50,15 +52,18 @@ Plan make_plan(const Conv2dShape& s, int64_t threads, int64_t tile_pixels) {
   // Lines that follow one another at the pixel's stride are one long line, whatever their length.
   const bool one_line = plan.pitch * s.stride_height == s.out_width * s.stride_width * s.in_channels;
   const int64_t tiles = (s.out_width + tile_pixels - 1) / tile_pixels;
-  plan.lowered = !one_line && s.out_height > 1 && plan.group_columns >= 4 * kPanel &&
-                 s.out_width * 5 < tiles * tile_pixels * 3;
+  const int64_t area = s.out_height * s.out_width;
+  const bool few_pixels = s.batch > 1 && area * 2 <= kLoweredPixels && plan.group_columns >= 4 * kPanel;
+  plan.lowered = few_pixels || !one_line && s.out_height > 1 && plan.group_columns >= 4 * kPanel &&
+                                   s.out_width * 5 < tiles * tile_pixels * 3;
+  plan.images = few_pixels ? std::min((s.batch + threads - 1) / threads, kLoweredPixels / area) : 1;
 
   // A strip takes half of level 2; the other half is for weights and results.
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.pitch * s.stride_height;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / std::max<int64_t>(1, row_bytes));
-  int64_t strips = (s.out_height + fit - 1) / fit;
+  int64_t strips = plan.images > 1 ? 1 : (s.out_height + fit - 1) / fit;
   plan.splits = 1;
-  if (s.batch % threads != 0 && s.batch < 8 * threads) {
+  if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
     // Too few images to go round: share the channels where the weights are what has to be read, else the rows.
     const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
     const int64_t most = panels(plan.group_columns);
@@ -76,19 +81,19 @@ Plan make_plan(const Conv2dShape& s, int64_t threads, int64_t tile_pixels) {
   // output channels before the next.
   plan.columns_at_once = s.channels_last || plan.lowered ? plan.group_columns : 2 * kPanel;
 
-  const int64_t pixels = plan.out_rows * s.out_width;
+  const int64_t pixels = plan.images * plan.out_rows * s.out_width;
   const int64_t tile_columns = round_up(std::min(plan.group_columns, plan.columns_at_once), kPanel);
   const int64_t offset_words = plan.segments * static_cast<int64_t>(sizeof(int64_t) / sizeof(T));
   plan.offsets_size = round_up(offset_words, kPanel);
-  plan.strip_size = plan.in_place ? 0 : round_up(strip_rows(s, plan.out_rows) * plan.pitch, kPanel);
+  plan.strip_size = plan.in_place ? 0 : round_up(plan.images * strip_rows(s, plan.out_rows) * plan.pitch, kPanel);
   plan.lowered_size = plan.lowered ? round_up(pixels * std::min(depth, kLoweredDepth), kPanel) : 0;
   plan.tile_size = s.channels_last ? 0 : pixels * tile_columns;
   return plan;
 }
 
-// One band of rows of one image against a range of one group's output channels.
+// A band of rows of one image, or several whole images, against a range of one group's output channels.
 struct Item {
-  int64_t image, first_row, rows, group, column, columns;
+  int64_t image, images, first_row, rows, group, column, columns;
 };
 
 template <class T>
@@ -158,13 +163,19 @@ void multiply_in_strip(const Primitives<T>& kernels, const Conv2dParams<T>& p, c
   kernels.gemm(gemm);
 }
 
+// Elements from one image's strip to the next, where a band has several.
+int64_t strip_step(const Conv2dShape& s, const Plan& plan) {
+  return (plan.in_place ? s.in_height : strip_rows(s, plan.out_rows)) * plan.pitch;
+}
+
 // One row a pixel: the values k in [begin, end) of its patch.
 template <class T>
 void lower(const Conv2dShape& s, const Plan& plan, const Item& item, const T* strip, const int64_t* offsets,
            int64_t begin, int64_t end, T* to) {
-  for (int64_t row = 0; row < item.rows; ++row) {
+  for (int64_t row = 0; row < item.images * item.rows; ++row) {
+    const T* const line = strip + row / item.rows * strip_step(s, plan) + row % item.rows * s.stride_height * plan.pitch;
     for (int64_t column = 0; column < s.out_width; ++column) {
-      const T* const pixel = strip + row * s.stride_height * plan.pitch + column * s.stride_width * s.in_channels;
+      const T* const pixel = line + column * s.stride_width * s.in_channels;
       for (int64_t k = begin; k < end;) {
         const int64_t within = k % plan.segment_length;
         const int64_t count = std::min(end - k, plan.segment_length - within);
@@ -185,7 +196,7 @@ void multiply_lowered(const Primitives<T>& kernels, const Conv2dParams<T>& p, co
   Gemm<T> gemm = gemm_of(p, plan, item, scratch);
   const T* const weights = gemm.b;
   gemm.a = scratch.lowered;
-  gemm.pixels = item.rows * p.shape.out_width;
+  gemm.pixels = item.images * item.rows * p.shape.out_width;
   gemm.lines = 1;
   gemm.segment_offset = &start;
   gemm.segments = 1;
@@ -216,8 +227,12 @@ void compute(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan&
     }
     if (!s.channels_last) {
       const int64_t channel = item.group * plan.group_columns + column, area = s.out_height * s.out_width;
-      kernels.transpose(scratch.tile, round_up(item.columns, kPanel), item.rows * s.out_width, item.columns,
-                        p.y + (item.image * s.out_channels + channel) * area + item.first_row * s.out_width, area);
+      const int64_t pixels = item.rows * s.out_width, tile_columns = round_up(item.columns, kPanel);
+      for (int64_t i = 0; i < item.images; ++i) {
+        kernels.transpose(scratch.tile + i * pixels * tile_columns, tile_columns, pixels, item.columns,
+                          p.y + ((item.image + i) * s.out_channels + channel) * area + item.first_row * s.out_width,
+                          area);
+      }
     }
   }
 }
@@ -228,26 +243,29 @@ void run(const Conv2dParams<T>& p, const Primitives<T>& kernels, const Plan& pla
   const Scratch<T> scratch(p.scratch + me.index * plan.worker_size(), plan);
   fill_offsets(s, plan, scratch.offsets);
   const int64_t column_panels = panels(plan.group_columns);
-  const int64_t bands = s.batch * plan.strips;
+  const int64_t bands = (s.batch + plan.images - 1) / plan.images * plan.strips;
   const auto [begin, end] = me.share(bands * plan.splits);
   int64_t strip_in_scratch = -1;
   for (int64_t i = begin; i < end; ++i) {
     // Splits are the outer loop: a worker that stays within one reads only that part of the weights.
     const int64_t split = i / bands, band = i % bands;
-    const int64_t image = band / plan.strips, first = band % plan.strips * plan.out_rows;
+    const int64_t image = band / plan.strips * plan.images, first = band % plan.strips * plan.out_rows;
+    const int64_t images = std::min(plan.images, s.batch - image);
     const int64_t rows = std::min(plan.out_rows, s.out_height - first);
-    const T* const x = p.x + image * s.in_channels * s.in_height * s.in_width;
+    const int64_t image_size = s.in_channels * s.in_height * s.in_width;
+    const T* const x = p.x + image * image_size;
     const T* strip = scratch.strip;
     if (plan.in_place) {
       strip = x + first * s.stride_height * plan.pitch;
     } else if (strip_in_scratch != band) {
-      fill_strip(kernels, s, x, first, rows, scratch.strip);
+      for (int64_t j = 0; j < images; ++j)
+        fill_strip(kernels, s, x + j * image_size, first, rows, scratch.strip + j * strip_step(s, plan));
       strip_in_scratch = band;
     }
     const int64_t column = column_panels * split / plan.splits * kPanel;
     const int64_t last = std::min(plan.group_columns, column_panels * (split + 1) / plan.splits * kPanel);
     for (int64_t group = 0; group < s.groups; ++group) {
-      compute(kernels, p, plan, {image, first, rows, group, column, last - column},
+      compute(kernels, p, plan, {image, images, first, rows, group, column, last - column},
               strip + group * (s.in_channels / s.groups), scratch);
     }
   }
