@@ -38,7 +38,7 @@ def compile_flags() -> list[str]:
     if SANITIZE:
         flags += [f"-fsanitize={SANITIZE}", "-O1", "-g1", "-fno-omit-frame-pointer"]
         flags += ["-fno-sanitize-recover=undefined"]
-    return flags
+    return flags + (["-DCNNKERN_SIMDE", f"-I{SIMDE}"] if SIMDE else [])
 
 
 def link_flags() -> list[str]:
@@ -48,14 +48,12 @@ def link_flags() -> list[str]:
 def extensions() -> list[Extension]:
     from torch.utils.cpp_extension import CppExtension
 
-    include = [str(ROOT / "csrc")] + ([SIMDE] if SIMDE else [])
-    macros = [("CNNKERN_SIMDE", "1")] if SIMDE else []
     modules = [
         CppExtension(
             "cnnkern._ops",
             sources("bindings/*.cpp", "cpu/**/*.cpp"),
-            include_dirs=list(include),
-            define_macros=[*macros, ("TORCH_TARGET_VERSION", OLDEST_TORCH)],
+            include_dirs=[str(ROOT / "csrc")],
+            define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH)],
             extra_compile_args=compile_flags(),
             extra_link_args=link_flags(),
             py_limited_api=True,
@@ -66,8 +64,8 @@ def extensions() -> list[Extension]:
             CppExtension(
                 "cnnkern._C",
                 ["csrc/bindings/control.cpp"],
-                include_dirs=list(include),
-                define_macros=[*macros, *control_macros()],
+                include_dirs=[str(ROOT / "csrc")],
+                define_macros=control_macros(),
                 extra_compile_args=compile_flags(),
                 extra_link_args=link_flags(),
             )
@@ -132,7 +130,7 @@ def summary(version: str, modules: list[str]) -> str:
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
 
 # Variants must not share the folder that a wheel is collected in.
-options = {} if VARIANT == "native" else {"build": {"build_base": f"build/{VARIANT}"}}
+options = {} if VARIANT == "native" else {"build": {"build_base": f"build/wheel-{VARIANT}"}}
 if "egg_info" in sys.argv or "dist_info" in sys.argv or "sdist" in sys.argv:
     setup(options=options)  # metadata and source archives need no torch
 else:
