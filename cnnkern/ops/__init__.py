@@ -1,0 +1,12 @@
+"""The operations in their functional form.
+
+Each checks what its arguments mean, in the same words for eager and traced calls, and calls the operation
+of the same name under `torch.ops.cnnkern`.
+"""
+
+import cnnkern._ops  # noqa: F401  declares the operations that the modules below register things for
+from cnnkern.ops.conv2d import conv2d
+from cnnkern.ops.cp_conv2d import cp_conv2d
+from cnnkern.ops.im2col import im2col
+
+__all__ = ["conv2d", "cp_conv2d", "im2col"]

@@ -1,0 +1,134 @@
+"""Dense convolution by lowering: im2col inside the packing of a blocked GEMM, never written out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnkern.ops.arguments import (
+    IntPair,
+    Pair,
+    check_convolution,
+    check_groups,
+    check_kind,
+    check_not_empty,
+    check_packed,
+    geometry,
+    memory_format,
+    shape_of,
+    up_to_panel,
+)
+from cnnkern.ops.dispatch import (
+    refuse_gradient,
+    register_autocast,
+    register_fake,
+    register_without_gradient,
+    run,
+)
+
+_conv2d = torch.ops.cnnkern.conv2d.default
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Tensor:
+    """2-D convolution, as `torch.nn.functional.conv2d` defines it.
+
+    Args:
+        x: (N, C, H, W), float32 or float64, contiguous or channels_last; any other stride is made contiguous.
+        weight: (K, C/groups, kH, kW) of x's dtype, in any memory format.
+        bias: (K) or None.
+        stride, padding, dilation: int or pair (vertical, horizontal), in pixels; padding is with zeros.
+        groups: divides C and K; C for a depthwise convolution.
+        activation: None, or "relu", applied while the output is still in registers.
+
+    Returns:
+        (N, K, oH, oW) in x's memory format, with oH = (H + 2·padding − dilation·(kH − 1) − 1) // stride + 1.
+
+    Raises:
+        ValueError: a wrong shape or number.
+        TypeError: something that is no tensor, or no int.
+        NotImplementedError: a dtype or a device without a kernel, or a gradient.
+    """
+    stride, padding, dilation = geometry(stride, padding, dilation)
+    if activation not in (None, "relu"):
+        raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
+    check_conv2d(x, weight, bias, stride, padding, dilation, groups)
+    refuse_gradient("conv2d", x, weight, bias)
+    return run(_conv2d, x, weight, bias, stride, padding, dilation, groups, activation is not None)
+
+
+def check_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[int, int, int, int]:
+    """The shape of the output, or an error that says what is wrong with the arguments."""
+    size = shape_of("weight", weight, "(K, C/groups, kH, kW)", 4)
+    check_not_empty("weight", size)
+    return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)
+
+
+def packed_length(weight_size: Sequence[int], groups: int) -> int:
+    """Elements of a packed weight (K, C/groups, kH, kW): panels of 16 output channels in each group."""
+    k, c, kernel_h, kernel_w = weight_size
+    if c == 1:
+        return kernel_h * kernel_w * up_to_panel(k)
+    return groups * up_to_panel(k // groups) * c * kernel_h * kernel_w
+
+
+@register_fake("conv2d")
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    shape = check_conv2d(x, weight, bias, *geometry(stride, padding, dilation), groups)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+@register_fake("conv2d_pack")
+def _pack_fake(weight: Tensor, groups: int) -> Tensor:
+    size = shape_of("weight", weight, "(K, C/groups, kH, kW)", 4)
+    check_not_empty("weight", size)
+    check_groups(groups, size[0])
+    check_kind(weight=weight)
+    return weight.new_empty(packed_length(size, groups))
+
+
+@register_fake("conv2d_packed")
+def _packed_fake(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    weight_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    check_not_empty("weight_size", weight_size)
+    pairs = geometry(stride, padding, dilation)
+    shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
+    check_packed(packed, packed_length(weight_size, groups))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+register_without_gradient("conv2d", "its backward kernel is not there yet")
+register_without_gradient("conv2d_pack", "call cnnkern.conv2d with the weight itself")
+register_without_gradient("conv2d_packed", "call cnnkern.conv2d with the weight itself")
+register_autocast("conv2d")
+register_autocast("conv2d_packed")

@@ -1,0 +1,61 @@
+"""Calling the registered operations, and what of PyTorch is registered around each of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Where no gradient is asked for, the autograd wrapper that Python registers costs more than a small
+# convolution does (10 µs); this guard goes past it for 1 µs, and leaves every other dispatch key in place.
+# Inference mode goes past it by itself.
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def run(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
+    """Call `operation`; past autograd, when no gradient is asked for and no compiler is tracing."""
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
+        return operation(*arguments)
+    return run_without_gradient(operation, *arguments)
+
+
+def run_without_gradient(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
+    """Call `operation` past autograd: for callers who know that no gradient is asked for."""
+    if torch.is_inference_mode_enabled():
+        return operation(*arguments)
+    with _below_autograd():
+        return operation(*arguments)
+
+
+def register_without_gradient(name: str, instead: str) -> None:
+    """Make a backward pass through `cnnkern::name` raise NotImplementedError with the advice `instead`."""
+
+    def refuse(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError(f"cnnkern.{name} has no gradient: {instead}")
+
+    torch.library.register_autograd(f"cnnkern::{name}", refuse)
+
+
+def refuse_gradient(name: str, *arguments: Any) -> None:
+    """Raise NotImplementedError at the call already, where an eager caller wants a gradient."""
+    if (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and torch._C._any_requires_grad(*arguments)
+    ):
+        raise NotImplementedError(
+            f"cnnkern.{name} has no gradient yet, and an argument requires one: call it under torch.no_grad()"
+        )
+
+
+def register_autocast(name: str) -> None:
+    """Under CPU autocast the operation computes in float32, as there is no kernel for less."""
+    torch.library.register_autocast(f"cnnkern::{name}", "cpu", torch.float32)
+
+
+Fake = Callable[..., Tensor]
+
+
+def register_fake(name: str) -> Callable[[Fake], Fake]:
+    """Decorator: the function is the fake (meta) kernel of `cnnkern::name`."""
+    return torch.library.register_fake(f"cnnkern::{name}")
