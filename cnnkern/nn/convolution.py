@@ -1,0 +1,263 @@
+"""What the convolution layers share: the arguments of `torch.nn.Conv2d`, padding, and the packed weights.
+
+In eval mode, where no gradient is asked for, a layer runs the packed form of its operation: the weights are
+rearranged once for the kernel and kept, and a call costs little more than the kernel. In training, where a
+gradient is asked for, and under `torch.compile` and `torch.export` it runs the plain form.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnkern.ops.arguments import CPU_DTYPES, IntPair, Pair, memory_format, pair
+from cnnkern.ops.dispatch import run_without_gradient
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+Margins = tuple[int, int, int, int]  # left, right, top, bottom, as F.pad takes them
+
+
+class _Packed(NamedTuple):
+    """Packed weights, and what they were packed from."""
+
+    sources: tuple[tuple[str, Tensor, int], ...]  # name, parameter, its version counter
+    margins: Margins | None  # padding that the operation cannot do itself
+    weights: Tensor  # one row, in the kernel's own order
+    arguments: tuple[Any, ...]  # of the packed operation, those after the bias
+
+    def is_current(self, parameters: dict[str, Tensor | None]) -> bool:
+        for name, parameter, version in self.sources:
+            if parameters.get(name) is not parameter or parameter._version != version:
+                return False
+        return True
+
+
+class Convolution2d(nn.Module):
+    """Base of the convolution layers: geometry, bias and packing. The weights are the subclass's."""
+
+    # of the subclass: the parameters that are packed, the operation that takes them so, its last arguments
+    packed_parameters: tuple[str, ...]
+    packed_operation: torch._ops.OpOverload
+    packed_last_arguments: tuple[Any, ...] = ()
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair,
+        padding: IntPair | str,
+        dilation: IntPair,
+        groups: int,
+        padding_mode: str,
+    ) -> None:
+        super().__init__()
+        check_count("groups", groups)
+        self.in_channels = check_count("in_channels", in_channels, groups)
+        self.out_channels = check_count("out_channels", out_channels, groups)
+        self.groups = groups
+        self.kernel_size = pair("kernel_size", kernel_size, 1)
+        self.stride = pair("stride", stride, 1)
+        self.padding = _checked_padding(padding, self.stride)
+        self.dilation = pair("dilation", dilation, 1)
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"padding_mode: expected one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
+            )
+        self.padding_mode = padding_mode
+        # as torch.nn.Conv2d has them
+        self.transposed, self.output_padding = False, (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of `x` (N, C, H, W) or (C, H, W): (N, K, oH, oW) or (K, oH, oW)."""
+        if isinstance(x, Tensor) and x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if self.training or torch.compiler.is_compiling() or self._wants_gradient(x):
+            return self._forward_unpacked(x)
+        try:
+            packed = self._packed
+            if packed is None or not packed.is_current(self._parameters):
+                self.repack()
+                packed = self._packed
+                if packed is None:
+                    return self._forward_unpacked(x)
+            return run_without_gradient(
+                self.packed_operation,
+                x if packed.margins is None else self._padded(x, packed.margins),
+                packed.weights,
+                self._parameters["bias"],
+                *packed.arguments,
+            )
+        except (RuntimeError, ValueError, TypeError) as refusal:
+            error = refusal
+        # the packed operation has few words for what is wrong; the plain one names its arguments
+        self._forward_unpacked(x)
+        raise error
+
+    def repack(self) -> None:
+        """Pack the weights now if the layer is in eval mode; else forget what was packed.
+
+        Packing happens by itself at the first call in eval mode, and again after a weight was replaced or
+        written to in place. Call this after writing to a weight through `.data` or through other memory
+        that it shares, which leaves no trace on the weight.
+        """
+        self.__dict__["_packed"] = None
+        if self.training or not self._can_pack():
+            return
+        sources = tuple((name, self._parameters[name]) for name in self.packed_parameters)
+        margins, padding = self._split_padding()
+        with torch.no_grad():
+            weights, size = self._pack()
+        if type(weights) is Tensor:  # and not a tracer's
+            self.__dict__["_packed"] = _Packed(
+                tuple((name, parameter, parameter._version) for name, parameter in sources),
+                margins,
+                weights,
+                (size, self.stride, padding, self.dilation, self.groups, *self.packed_last_arguments),
+            )
+
+    def _can_pack(self) -> bool:
+        """Whether the weights are parameters of a kind that can be watched for changes."""
+        weights = [self._parameters.get(name) for name in self.packed_parameters]
+        return (
+            "bias" in self._parameters
+            and all(w is not None and w.dtype in CPU_DTYPES and not w.is_inference() for w in weights)
+            and not torch._C._are_functorch_transforms_active()
+        )
+
+    def _pack(self) -> tuple[Tensor, tuple[int, ...]]:
+        """The packed weights, and the size that the packed operation wants to know."""
+        raise NotImplementedError
+
+    def _convolve(self, x: Tensor, padding: Pair) -> Tensor:
+        """The plain operation."""
+        raise NotImplementedError
+
+    def _forward_unpacked(self, x: Tensor) -> Tensor:
+        margins, padding = self._split_padding()
+        return self._convolve(x if margins is None else self._padded(x, margins), padding)
+
+    def _wants_gradient(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and torch._C._any_requires_grad(x, *self._parameters.values())
+
+    def _split_padding(self) -> tuple[Margins | None, Pair]:
+        """F.pad's part of the padding, and the operation's own: as many zeros at the end as at the start."""
+        if self.padding == "valid":
+            return None, (0, 0)
+        if self.padding == "same":
+            (kh, kw), (dh, dw) = self.kernel_size, self.dilation
+            total_h, total_w = dh * (kh - 1), dw * (kw - 1)
+            top, left = total_h // 2, total_w // 2
+            bottom, right = total_h - top, total_w - left
+        else:
+            top, left = bottom, right = self.padding
+        if self.padding_mode == "zeros" and (top, left) == (bottom, right):
+            return None, (top, left)
+        return (left, right, top, bottom), (0, 0)
+
+    def _padded(self, x: Tensor, margins: Margins) -> Tensor:
+        y = F.pad(x, margins, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        # circular padding comes out contiguous whatever went in
+        return y.contiguous(memory_format=memory_format(x)) if self.padding_mode == "circular" else y
+
+    def _add_bias(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        values = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", values)
+
+    def _forget_packed(self) -> None:
+        self.__dict__["_packed"] = None
+
+    # The packed weights go when anything about the module changes: a weight, the stride, train() and eval().
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._forget_packed()
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._forget_packed()
+        super().__delattr__(name)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Convolution2d":
+        self._forget_packed()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget_packed()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy has version counters of its own
+        return {**self.__dict__, "_packed": None}
+
+    def extra_repr(self) -> str:
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        if self.padding != (0, 0):
+            text += f", padding={self.padding!r}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        return text if self.padding_mode == "zeros" else f"{text}, padding_mode={self.padding_mode}"
+
+
+def check_count(name: str, value: Any, divisor: int = 1) -> int:
+    """`value`, if it is a positive int and a multiple of `divisor`, the number of groups."""
+    if type(value) is not int:
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    if value % divisor:
+        raise ValueError(f"{name}: expected a multiple of groups={divisor}, got {value}")
+    return value
+
+
+def _checked_padding(padding: IntPair | str, stride: Pair) -> Pair | str:
+    if not isinstance(padding, str):
+        return pair("padding", padding, 0)
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding: expected 'same', 'valid', an int or a pair of ints, got {padding!r}")
+    if padding == "same" and stride != (1, 1):
+        raise ValueError(f"padding: 'same' is for stride 1, got stride {stride}")
+    return padding
+
+
+def check_conv(conv: Any) -> None:
+    """`conv` is a `torch.nn.Conv2d` with its weight in place."""
+    if not isinstance(conv, nn.Conv2d) or isinstance(conv, nn.modules.lazy.LazyModuleMixin):
+        raise TypeError(f"conv: expected a torch.nn.Conv2d, got {type(conv).__name__}")
+
+
+def arguments_of(conv: nn.Conv2d | Convolution2d) -> dict[str, Any]:
+    """The constructor arguments that `torch.nn.Conv2d` and the layers have in common."""
+    names = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
+    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
+
+
+def parameter_like(values: Tensor, parameter: Tensor) -> nn.Parameter:
+    """`values` in memory of their own, as a parameter of the dtype of `parameter`, trained if that one is."""
+    copy = values.detach().to(parameter.dtype, copy=True)
+    return nn.Parameter(copy, requires_grad=parameter.requires_grad)
+
+
+def dense_conv(layer: Convolution2d, weight: Tensor, like: Tensor) -> nn.Conv2d:
+    """A `torch.nn.Conv2d` with the geometry and the bias of `layer`, and the weight `weight`."""
+    conv = nn.Conv2d(**arguments_of(layer), device="meta", dtype=like.dtype)
+    conv.weight = parameter_like(weight, like)
+    if layer.bias is not None:
+        conv.bias = parameter_like(layer.bias, layer.bias)
+    return conv.train(layer.training)
