@@ -1,0 +1,1 @@
+"""Benchmarks: the layer table, the comparison that `make bench` prints, and pytest-benchmark suites."""

@@ -1,0 +1,148 @@
+"""The comparison: every layer of the table, ours against stock software, in interleaved runs."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import torch
+
+import cnnkern
+from bench import contests, overhead
+from bench.contests import Contest
+from bench.layers import BATCHES, LAYERS, Layer, Workload
+from bench.results import Results, Row, Run, environment
+from bench.rivals.onnx_runtime import OnnxRuntime
+from bench.timing import interleave, thread_count
+from bench.training_memory import training_memory
+
+SUITES = ("forward", "training", "overhead")
+PEAK_SECONDS = 5e-3  # of every round
+BANDWIDTH_SECONDS = 0.2  # of every run
+BUSY = 0.5  # load average: half a core is somebody else's
+
+Advance = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run and how long: `seconds` is what the rounds of one layer take in one run."""
+
+    suites: tuple[str, ...] = SUITES
+    layers: tuple[Layer, ...] = LAYERS
+    batches: tuple[int, ...] = BATCHES
+    threads: tuple[int, ...] = (1, torch.get_num_threads())
+    runs: int = 3
+    seconds: float = 2.0
+    min_rounds: int = 3
+
+    def steps(self) -> int:
+        """How often `compare` calls `advance`."""
+        per_run = len(self.threads) * len(self.layers) * len(self.batches) if "forward" in self.suites else 0
+        if "training" in self.suites:
+            per_run += len(self.layers) * len(self.batches)
+        return per_run * self.runs
+
+    def describe(self) -> dict[str, object]:
+        return asdict(self) | {"layers": [layer.name for layer in self.layers]}
+
+
+def compare(settings: Settings, advance: Advance) -> Results:
+    """Run everything that `settings` asks for; `advance` is called with a title before each layer."""
+    rows, notes = [], []
+    if (load := os.getloadavg()[0]) > BUSY:
+        notes.append(f"The machine was busy before the start (load {load:.1f}): trust ratios, not times.")
+    everybody = max(settings.threads)
+    if "forward" in settings.suites:
+        for threads in settings.threads:
+            with thread_count(threads), torch.inference_mode():
+                rows += _forward(settings, threads, advance)
+    with thread_count(everybody):
+        if "training" in settings.suites:
+            try:
+                rows += _training(settings, everybody, advance)
+            except NotImplementedError as missing:
+                notes.append(f"training skipped: {missing}")
+        if "overhead" in settings.suites:
+            rows += _overhead(settings, everybody)
+    return Results(environment(), settings.describe(), rows, notes)
+
+
+def _forward(settings: Settings, threads: int, advance: Advance) -> list[Row]:
+    """Dense and CP layers; ONNX Runtime joins on one thread."""
+
+    def enter(layer: Layer, batch: int) -> list[Contest]:
+        entered = contests.contests(layer, batch)
+        if rival is not None:
+            for contest in entered:
+                contest.contenders.append(rival.contender(contest.stock, contest.x))
+        return entered
+
+    with OnnxRuntime() if threads == 1 else nullcontext() as rival:
+        found = _race(settings, threads, enter, advance)
+    return [Row.of(work, threads, runs) for work, runs in found.items()]
+
+
+def _training(settings: Settings, threads: int, advance: Advance) -> list[Row]:
+    def enter(layer: Layer, batch: int) -> list[Contest]:
+        return [contests.training(layer, rank, batch) for rank in layer.ranks]
+
+    found = _race(settings, threads, enter, advance)
+    ranked = {layer.name: layer for layer in settings.layers}
+    return [
+        Row.of(work, threads, runs, _memory(ranked[work.layer], work, runs[0].timings, threads))
+        for work, runs in found.items()
+    ]
+
+
+def _memory(layer: Layer, work: Workload, contenders: Iterable[str], threads: int) -> dict[str, int]:
+    return {name: training_memory(layer, work.rank, work.batch, name, threads) for name in contenders}
+
+
+def _overhead(settings: Settings, threads: int) -> list[Row]:
+    rows = []
+    for mode, inference in overhead.MODES.items():
+        with inference():
+            calls = overhead.contenders()
+            runs = []
+            for _ in range(settings.runs):
+                timings, _ = interleave(calls, seconds=settings.seconds)
+                runs.append(Run({call.name: timing for call, timing in zip(calls, timings, strict=True)}))
+        rows.append(Row.of(overhead.work(mode), threads, runs))
+    return rows
+
+
+def _race(
+    settings: Settings, threads: int, enter: Callable[[Layer, int], list[Contest]], advance: Advance
+) -> dict[Workload, list[Run]]:
+    """All runs of all layers; the whole table is repeated, so that the runs of a layer lie minutes apart."""
+    found: dict[Workload, list[Run]] = {}
+    for run in range(settings.runs):
+        bandwidth = cnnkern._C.memory_bandwidth(threads, BANDWIDTH_SECONDS)
+        for layer, batch in product(settings.layers, settings.batches):
+            advance(f"{layer.name}, batch {batch}, {threads} threads, run {run + 1} of {settings.runs}")
+            entered = enter(layer, batch)
+            if run == 0:
+                for contest in entered:
+                    contest.check()
+            for contest, timed in zip(entered, _timed(entered, settings, threads, bandwidth), strict=True):
+                found.setdefault(contest.work, []).append(timed)
+    return found
+
+
+def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: float) -> Iterator[Run]:
+    """One interleaved run of all contenders of one layer, handed out by contest."""
+    timings, peak = interleave(
+        [contender for contest in entered for contender in contest.contenders],
+        seconds=settings.seconds,
+        min_rounds=settings.min_rounds,
+        beside=lambda: cnnkern._C.fma_peak(threads, PEAK_SECONDS),
+    )
+    remaining, dense_seconds = iter(timings), None
+    for contest in entered:
+        names = [contender.name for contender in contest.contenders]
+        run = Run({name: next(remaining) for name in names}, peak, bandwidth, dense_seconds)
+        if contest.work.suite == "dense":  # comes first: what the CP layers after it replace
+            dense_seconds = run.best("torch")
+        yield run

@@ -1,0 +1,125 @@
+"""The layers that every benchmark runs over, and what each one costs by arithmetic: FLOPs and bytes.
+
+A multiply-add is two FLOPs, and those that meet padding are counted, as everybody counts them. Bytes are the
+compulsory traffic of one call: input, weights and output once each, float32.
+"""
+
+from dataclasses import dataclass
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution with bias, on maps of H x W, and its CP ranks: none where only dense is run."""
+
+    name: str
+    C: int
+    K: int
+    kernel: tuple[int, int]
+    H: int
+    W: int
+    stride: int = 1
+    padding: int = 0
+    ranks: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(oH, oW)."""
+        return tuple(
+            (size + 2 * self.padding - taps) // self.stride + 1
+            for size, taps in zip((self.H, self.W), self.kernel, strict=True)
+        )
+
+    def dense_flops(self, batch: int) -> int:
+        (kH, kW), (oH, oW) = self.kernel, self.output_size
+        return 2 * batch * self.K * self.C * kH * kW * oH * oW
+
+    def cp_flops(self, batch: int, rank: int) -> int:
+        """Of the four convolutions in their order: 1x1, kHx1 depthwise, 1xkW depthwise, 1x1."""
+        (kH, kW), (oH, oW) = self.kernel, self.output_size
+        per_rank = self.C * self.H * self.W + kH * oH * self.W + kW * oH * oW + self.K * oH * oW
+        return 2 * batch * rank * per_rank
+
+    def dense_bytes(self, batch: int) -> int:
+        kH, kW = self.kernel
+        return self._bytes(batch, weights=self.K * self.C * kH * kW)
+
+    def cp_bytes(self, batch: int, rank: int) -> int:
+        """Of a fused kernel: the three intermediate maps are not in it."""
+        kH, kW = self.kernel
+        return self._bytes(batch, weights=rank * (self.C + kH + kW + self.K))
+
+    def _bytes(self, batch: int, weights: int) -> int:
+        oH, oW = self.output_size
+        maps = batch * (self.C * self.H * self.W + self.K * oH * oW)
+        return FLOAT32_BYTES * (maps + weights + self.K)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one row of a result is about, and what one call costs by arithmetic.
+
+    `rank` is None for the dense layer. `dense_flops` is what the layer costs without an approximation.
+    """
+
+    suite: str
+    layer: str
+    rank: int | None
+    batch: int
+    flops: int
+    bytes: int
+    dense_flops: int
+
+    @property
+    def title(self) -> str:
+        return self.layer if self.rank is None else f"{self.layer} R={self.rank}"
+
+
+def dense_work(layer: Layer, batch: int) -> Workload:
+    flops = layer.dense_flops(batch)
+    return Workload("dense", layer.name, None, batch, flops, layer.dense_bytes(batch), flops)
+
+
+def cp_work(layer: Layer, rank: int, batch: int) -> Workload:
+    cost = layer.cp_flops(batch, rank), layer.cp_bytes(batch, rank)
+    return Workload("cp", layer.name, rank, batch, *cost, layer.dense_flops(batch))
+
+
+def im2col_work(layer: Layer, batch: int) -> Workload:
+    """The input read and the patch matrix written: nothing is computed."""
+    (kH, kW), (oH, oW) = layer.kernel, layer.output_size
+    elements = batch * layer.C * (layer.H * layer.W + kH * kW * oH * oW)
+    return Workload("im2col", layer.name, None, batch, 0, FLOAT32_BYTES * elements, 0)
+
+
+def training_work(layer: Layer, rank: int, batch: int) -> Workload:
+    """Forward, gradient of the input, gradients of the factors; what is recomputed is not counted.
+
+    Bytes: input, output and factors, and a gradient of each.
+    """
+    cost = 3 * layer.cp_flops(batch, rank), 2 * layer.cp_bytes(batch, rank)
+    return Workload("training", layer.name, rank, batch, *cost, 3 * layer.dense_flops(batch))
+
+
+LAYERS = (
+    Layer("AlexNet conv2", 96, 256, (5, 5), 27, 27, padding=2, ranks=(140, 200)),
+    Layer("CharNet conv2", 48, 128, (9, 9), 16, 16, ranks=(64,)),
+    Layer("CharNet conv3", 64, 512, (8, 8), 8, 8, ranks=(64,)),
+    Layer("VGG-16 conv1_2", 64, 64, (3, 3), 224, 224, padding=1, ranks=(32,)),
+    Layer("VGG-16 conv3_2", 256, 256, (3, 3), 56, 56, padding=1, ranks=(128,)),
+    Layer("VGG-16 conv4_2", 512, 512, (3, 3), 28, 28, padding=1, ranks=(256,)),
+    Layer("ResNet stage 1", 64, 64, (3, 3), 56, 56, padding=1, ranks=(48,)),
+    Layer("ResNet stage 2", 128, 128, (3, 3), 28, 28, padding=1, ranks=(96,)),
+    Layer("ResNet stage 3", 256, 256, (3, 3), 14, 14, padding=1, ranks=(192,)),
+    Layer("ResNet stage 4", 512, 512, (3, 3), 7, 7, padding=1, ranks=(384,)),
+    Layer("ResNet stem", 3, 64, (7, 7), 224, 224, stride=2, padding=3, ranks=(16,)),
+    Layer("ResNet stage 3 first", 128, 256, (3, 3), 56, 56, stride=2, padding=1, ranks=(128,)),
+    Layer("ResNet 1x1", 256, 64, (1, 1), 56, 56),
+)
+
+RANKED = tuple((layer, rank) for layer in LAYERS for rank in layer.ranks)
+BATCHES = (1, 16)

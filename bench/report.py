@@ -1,0 +1,153 @@
+"""The tables that a person reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import overhead
+from bench.results import Results, Row, Summary, maker, summarize
+
+REPORT_WIDTH = 120  # what the widest table needs
+
+LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC", "channels_last_weights": "NHWC+"}
+LEGEND = """\
+ms: median of the runs, torch in its fastest layout (NHWC+: the weights in that format too).
+x: how many times faster than that, median of the runs' ratios; below 1 is a loss. ORT, dense: our faster
+layout against ONNX Runtime and against torch's dense layer; FLOPs: what arithmetic alone would give there.
+%: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`ratio` names the ratio whose summary closes the column."""
+
+    heading: str
+    cell: Callable[[Row], str]
+    ratio: str | None = None
+
+
+def show(results: Results, console: Console) -> None:
+    where = results.environment
+    console.print(
+        f"[b]{where['cpu']}[/], {where['isa']}; cnnkern {where['cnnkern']} at {where['commit']}, "
+        f"torch {where['torch']}, ONNX Runtime {where['onnxruntime']}, {where['compiler']}\n"
+    )
+    for (suite, threads, batch), rows in groupby(sorted(results.rows, key=_section), _section):
+        title, columns = list(SUITES.values())[suite]
+        pool = "1 thread" if threads == 1 else f"{threads} threads"
+        console.print(_table(f"{title}. Batch {batch}, {pool}", columns, list(rows)))
+    console.print(f"[dim]{LEGEND}[/]")
+    for note in results.notes:
+        console.print(f"[yellow]{note}[/]")
+
+
+def _section(row: Row) -> tuple[int, int, int]:
+    return list(SUITES).index(row.work.suite), row.threads, row.work.batch
+
+
+def _table(title: str, columns: list[Column], rows: list[Row]) -> Table:
+    """A line per row, then geometric mean and least of the ratios; columns without a value are left out."""
+    columns = [column for column in columns if any(column.cell(row) for row in rows)]
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.caption, table.caption_justify = _ceilings(rows), "left"
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column is LAYER else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in columns))
+    summary = {line.ratio: line for line in summarize(rows)}
+    if any(column.ratio for column in columns):
+        table.add_section()
+        table.add_row(*_closing(columns, summary, "geometric mean", lambda line: line.geometric_mean))
+        table.add_row(*_closing(columns, summary, "least", lambda line: line.least))
+    return table
+
+
+def _closing(
+    columns: list[Column], summary: dict[str, Summary], name: str, value: Callable[[Summary], float]
+) -> list[str]:
+    def cell(column: Column) -> str:
+        if column is LAYER:
+            return name
+        return _coloured(value(summary[column.ratio])) if column.ratio in summary else ""
+
+    return [cell(column) for column in columns]
+
+
+def _ceilings(rows: list[Row]) -> str | None:
+    peaks = [row.peak_gflops for row in rows if row.peak_gflops]
+    if not peaks:
+        return None
+    bandwidth = rows[0].bandwidth_gbs
+    return f"measured beside it: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s, {bandwidth:.0f} GB/s\n"
+
+
+def _coloured(ratio: float) -> str:
+    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}[/]"
+
+
+def _ratio(heading: str, key: str) -> Column:
+    return Column(heading, lambda row: _coloured(row.ratios[key]) if key in row.ratios else "", key)
+
+
+def _seconds(heading: str, contender: str, unit: float = 1e-3) -> Column:
+    return Column(heading, lambda row: f"{row.contenders[contender].seconds / unit:.3g}")
+
+
+def _share(heading: str, who: str) -> Column:
+    return Column(heading, lambda row: f"{row.contenders[row.best(who)].share_of_peak:.0%}")
+
+
+def _torch(row: Row) -> str:
+    name = row.best("torch")
+    return f"{row.contenders[name].seconds * 1e3:.3g} {LAYOUTS[name.split('/')[1]]}"
+
+
+def _flops_ratio(row: Row) -> str:
+    return f"{row.work.dense_flops / row.work.flops:.1f}" if "over_dense" in row.ratios else ""
+
+
+def _megabytes(heading: str, who: str) -> Column:
+    def cell(row: Row) -> str:
+        sizes = [size for name, size in row.extra_bytes.items() if maker(name) == who]
+        return f"{min(sizes) / 1e6:.1f}" if sizes else ""
+
+    return Column(heading, cell)
+
+
+LAYER = Column("", lambda row: row.work.title)
+TIMES = [
+    LAYER,
+    Column("torch\nms", _torch),
+    _seconds("NCHW\nms", "cnnkern/contiguous"),
+    _seconds("NHWC\nms", "cnnkern/channels_last"),
+    _ratio("NCHW\nx", "contiguous"),
+    _ratio("NHWC\nx", "channels_last"),
+    _ratio("ORT\nx", "onnxruntime"),
+    _ratio("dense\nx", "over_dense"),
+    Column("FLOPs\nx", _flops_ratio),
+    _share("torch\n%", "torch"),
+    _share("ours\n%", "cnnkern"),
+]
+RATES = [
+    Column("\nGFLOP/s", lambda row: f"{row.contenders[row.best('cnnkern')].gflops:.0f}"),
+    Column("\nGB/s", lambda row: f"{row.contenders[row.best('cnnkern')].gbs:.1f}"),
+]
+MEMORY = [
+    _megabytes("torch\nextra MB", "torch"),
+    _megabytes("ours\nextra MB", "cnnkern"),
+    _ratio("less\nx", "extra_memory"),
+]
+OVERHEAD = [
+    LAYER,
+    *(_seconds(f"{name.split('/')[1]}\nµs", name, unit=1e-6) for name in overhead.NAMES),
+]
+SUITES = {
+    "dense": ("Dense: Im2colConv2d against nn.Conv2d", TIMES + RATES),
+    "cp": ("CP: CPConv2d against four stock convolutions", TIMES + RATES),
+    "training": ("CP forward and backward, against four stock convolutions under autograd", TIMES + MEMORY),
+    "overhead": ("What a call costs: 8 to 8 channels, 3x3 on 8x8", OVERHEAD),
+}

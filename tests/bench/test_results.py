@@ -1,0 +1,159 @@
+"""Ratios, summaries, and the file that keeps them."""
+
+import io
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+
+from bench.__main__ import REPORT_WIDTH, _files, parser, settings_of
+from bench.compare import Settings, compare
+from bench.layers import LAYERS, Layer, cp_work, training_work
+from bench.report import show
+from bench.results import RESULTS, Results, Row, Run, machine_slug, summarize
+from bench.timing import Timing
+
+SMALL = Layer("small", 4, 6, (3, 3), 6, 6, padding=1, ranks=(2,))
+
+
+def run(torch_seconds: float, ours: float, *, dense: float | None = None, **more: float) -> Run:
+    seconds = {
+        "torch/contiguous": 2 * torch_seconds,
+        "torch/channels_last": torch_seconds,
+        "cnnkern/contiguous": 4 * ours,
+        "cnnkern/channels_last": ours,
+    } | more
+    return Run({name: Timing(value, value / 10, 5) for name, value in seconds.items()}, 100.0, 20.0, dense)
+
+
+def row(*runs: Run) -> Row:
+    return Row.of(cp_work(SMALL, 2, batch=1), 1, list(runs))
+
+
+def test_ratios_are_against_the_best_layout():
+    ratios = run(6.0, 2.0, dense=30.0, onnxruntime=5.0).ratios()
+    assert ratios == {
+        "contiguous": 0.75,
+        "channels_last": 3.0,
+        "best": 3.0,
+        "onnxruntime": 2.5,
+        "over_dense": 15.0,
+    }
+
+
+def test_a_row_takes_the_median_of_the_ratios_of_its_runs():
+    found = row(run(6.0, 2.0), run(1.0, 1.0), run(80.0, 10.0))
+    assert found.ratios["channels_last"] == 3.0
+    entry = found.contenders["cnnkern/channels_last"]
+    assert (entry.seconds, entry.runs, entry.spread) == (2.0, [2.0, 1.0, 10.0], pytest.approx(0.1))
+    assert entry.gflops == pytest.approx(SMALL.cp_flops(1, 2) / 2.0 / 1e9)
+    assert entry.share_of_peak == pytest.approx(entry.gflops / 100)
+    assert found.best("torch") == "torch/channels_last"
+    assert found.best("onnxruntime") is None
+
+
+def test_memory_compares_the_leanest_of_each_side():
+    sizes = {
+        "torch/contiguous": 90,
+        "torch/channels_last": 80,
+        "cnnkern/contiguous": 20,
+        "cnnkern/channels_last": 25,
+    }
+    found = Row.of(training_work(SMALL, 2, batch=1), 1, [run(1.0, 1.0)], sizes)
+    assert found.ratios["extra_memory"] == 4.0
+
+
+def test_the_summary_keeps_losses():
+    lines = {line.ratio: line for line in summarize([row(run(8.0, 1.0)), row(run(1.0, 2.0))])}
+    assert lines["channels_last"].geometric_mean == pytest.approx(math.sqrt(8 * 0.5))
+    assert (lines["channels_last"].least, lines["channels_last"].least_layer) == (0.5, "small R=2")
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    titles = []
+    settings = Settings(
+        suites=("forward", "overhead"), layers=(SMALL,), batches=(1, 2), threads=(1,), runs=2, seconds=0.01
+    )
+    results = compare(settings, titles.append)
+    assert len(titles) == settings.steps() == 4
+    return results
+
+
+def test_a_small_comparison_runs(results: Results):
+    assert torch.get_num_threads() == Settings().threads[-1]
+    assert [(found.work.suite, found.work.batch) for found in results.rows] == [
+        ("dense", 1),
+        ("cp", 1),
+        ("dense", 2),
+        ("cp", 2),
+        ("overhead", 1),
+        ("overhead", 1),
+    ]
+    for found in results.rows[:4]:
+        assert set(found.ratios) >= {"contiguous", "channels_last", "best", "onnxruntime"}
+        assert all(ratio > 0 for ratio in found.ratios.values())
+        assert ("over_dense" in found.ratios) == (found.work.suite == "cp")
+        assert found.contenders["onnxruntime"].seconds > 0
+
+
+def test_the_file_says_what_the_numbers_depend_on(results: Results, tmp_path):
+    results.write(tmp_path / "deep" / "result.json")
+    document = json.loads((tmp_path / "deep" / "result.json").read_text())
+    assert set(document) == {"schema", "environment", "settings", "rows", "notes", "summary"}
+    assert set(document["environment"]) >= {"commit", "torch", "cpu", "isa", "threads", "onnxruntime", "date"}
+    assert document["settings"]["layers"] == ["small"]
+    first = document["rows"][0]
+    assert set(first) == {
+        "work",
+        "threads",
+        "peak_gflops",
+        "bandwidth_gbs",
+        "dense_seconds",
+        "contenders",
+        "ratios",
+        "extra_bytes",
+    }
+    assert set(first["contenders"]["torch/contiguous"]) == {
+        "seconds",
+        "spread",
+        "runs",
+        "gflops",
+        "gbs",
+        "share_of_peak",
+    }
+    assert first["peak_gflops"] > 0
+    assert first["bandwidth_gbs"] > 0
+    assert {line["ratio"] for line in document["summary"]} >= {"contiguous", "channels_last", "over_dense"}
+
+
+def test_the_tables_fit_and_name_every_layer(results: Results):
+    printed = io.StringIO()
+    show(results, Console(file=printed, width=REPORT_WIDTH))
+    text = printed.getvalue()
+    assert "Dense: Im2colConv2d against nn.Conv2d. Batch 2, 1 thread" in text
+    assert "small R=2" in text
+    assert "geometric mean" in text
+    assert "…" not in text
+
+
+def test_only_a_complete_run_replaces_the_file_of_the_machine(tmp_path):
+    def files(*arguments: str) -> list:
+        options = parser().parse_args(arguments)
+        return _files(options, settings_of(options))
+
+    kept = tmp_path / "kept.json"
+    assert files() == [RESULTS / f"{machine_slug()}.json"]
+    assert files("--quick") == []
+    assert files("--layers", "ResNet*", "--json", str(kept)) == [kept]
+
+
+def test_layers_are_chosen_by_name():
+    chosen = settings_of(parser().parse_args(["--layers", "VGG*", "--quick"]))
+    assert [layer.name for layer in chosen.layers] == [
+        layer.name for layer in LAYERS if layer.name.startswith("VGG")
+    ]
+    with pytest.raises(SystemExit, match="AlexNet conv2"):
+        settings_of(parser().parse_args(["--layers", "nothing"]))
