@@ -1,0 +1,1 @@
+"""Runnable examples: the demo (``python -m examples.demo``), its networks, data and training."""

@@ -1,0 +1,69 @@
+"""The networks of the examples: the one for Fashion-MNIST that all experiments share, and SqueezeNet 1.1."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "fashion_mnist.safetensors"
+
+
+def fashion_net() -> nn.Sequential:
+    """Three blocks of convolution, batch norm, ReLU and 2x2 max pooling, then one linear layer; untrained.
+
+    The convolutions ``conv1`` (5x5, 1->32), ``conv2`` (5x5, 32->64) and ``conv3`` (3x3, 64->128) keep
+    the map's size and have no bias, since a batch norm follows. Input (N, 1, 28, 28), output logits (N, 10).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (inputs, outputs, size) in enumerate(((1, 32, 5), (32, 64, 5), (64, 128, 3)), start=1):
+        layers[f"conv{index}"] = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        layers[f"norm{index}"] = nn.BatchNorm2d(outputs)
+        layers[f"relu{index}"] = nn.ReLU(inplace=True)
+        layers[f"pool{index}"] = nn.MaxPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    layers["linear"] = nn.Linear(128 * 3 * 3, 10)
+    return nn.Sequential(layers)
+
+
+def trained_fashion_net(path: Path = CHECKPOINT) -> nn.Sequential:
+    """The Fashion-MNIST network with the weights of ``path``, in eval mode."""
+    network = fashion_net()
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+class Fire(nn.Module):
+    """SqueezeNet's block: 1x1 to few channels, then 1x1 and 3x3 side by side; ReLU after each."""
+
+    def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze1x1 = nn.Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze1x1(x).relu_()
+        return torch.cat((self.expand1x1(x).relu_(), self.expand3x3(x).relu_()), dim=1)
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1 (Iandola et al. 2016), 1000 classes; input (N, 3, 227, 227), output logits (N, 1000)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2)
+        self.fire2, self.fire3 = Fire(64, 16, 64), Fire(128, 16, 64)
+        self.fire4, self.fire5 = Fire(128, 32, 128), Fire(256, 32, 128)
+        self.fire6, self.fire7 = Fire(256, 48, 192), Fire(384, 48, 192)
+        self.fire8, self.fire9 = Fire(384, 64, 256), Fire(512, 64, 256)
+        self.conv10 = nn.Conv2d(512, 1000, 1)
+        self.pool = nn.MaxPool2d(3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.conv1(x).relu_())
+        x = self.pool(self.fire3(self.fire2(x)))
+        x = self.pool(self.fire5(self.fire4(x)))
+        x = self.fire9(self.fire8(self.fire7(self.fire6(x))))
+        return self.conv10(x).relu_().mean(dim=(2, 3))
