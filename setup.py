@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import sysconfig
+from copy import deepcopy
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parent
 SANITIZE = os.environ.get("CNNKERN_SANITIZE", "")
 SIMDE = os.environ.get("CNNKERN_SIMDE", "")
 VARIANT = "-".join(SANITIZE.split(",") * bool(SANITIZE) + ["simde"] * bool(SIMDE)) or "native"
+CONTROL = "csrc/bindings/control.cpp"
 X86_ISAS = ("avx2", "avx512")
 CUDA_REASON = "this version has no CUDA kernels yet"
 OLDEST_PYTHON = "0x030B0000"
@@ -28,49 +30,42 @@ OLDEST_TORCH = "0x020b000000000000"
 
 
 def sources(*patterns: str) -> list[str]:
-    """The C++ files of csrc that match, relative to the root, control.cpp aside."""
-    found = {p.relative_to(ROOT) for pattern in patterns for p in (ROOT / "csrc").glob(pattern)}
-    return sorted(str(p) for p in found if p.name != "control.cpp")
+    """The C++ files of csrc that match, relative to the root; `cnnkern._C`'s own is not among them."""
+    found = {str(p.relative_to(ROOT)) for pattern in patterns for p in (ROOT / "csrc").glob(pattern)}
+    return sorted(found - {CONTROL})
+
+
+def sanitizer_flags() -> list[str]:
+    return [f"-fsanitize={SANITIZE}"] if SANITIZE else []
 
 
 def compile_flags() -> list[str]:
     flags = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fopenmp", "-g0"]
     if SANITIZE:
-        flags += [f"-fsanitize={SANITIZE}", "-O1", "-g1", "-fno-omit-frame-pointer"]
-        flags += ["-fno-sanitize-recover=undefined"]
-    return flags + (["-DCNNKERN_SIMDE", f"-I{SIMDE}"] if SIMDE else [])
-
-
-def link_flags() -> list[str]:
-    return ["-fopenmp", "-Wl,--as-needed"] + ([f"-fsanitize={SANITIZE}"] if SANITIZE else [])
+        flags += [*sanitizer_flags(), "-fno-sanitize-recover=undefined"]
+        flags += ["-O1", "-g1", "-fno-omit-frame-pointer"]
+    if SIMDE:
+        flags += ["-DCNNKERN_SIMDE", f"-I{SIMDE}"]
+    return flags
 
 
 def extensions() -> list[Extension]:
     from torch.utils.cpp_extension import CppExtension
 
-    modules = [
-        CppExtension(
-            "cnnkern._ops",
-            sources("bindings/*.cpp", "cpu/**/*.cpp"),
-            include_dirs=[str(ROOT / "csrc")],
-            define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH)],
-            extra_compile_args=compile_flags(),
-            extra_link_args=link_flags(),
-            py_limited_api=True,
-        )
-    ]
-    if (ROOT / "csrc/bindings/control.cpp").exists():
-        modules.append(
-            CppExtension(
-                "cnnkern._C",
-                ["csrc/bindings/control.cpp"],
-                include_dirs=[str(ROOT / "csrc")],
-                define_macros=control_macros(),
-                extra_compile_args=compile_flags(),
-                extra_link_args=link_flags(),
-            )
-        )
-    return modules
+    common = {
+        "include_dirs": [str(ROOT / "csrc")],
+        "extra_compile_args": compile_flags(),
+        "extra_link_args": ["-fopenmp", "-Wl,--as-needed", *sanitizer_flags()],
+    }
+    operations = CppExtension(
+        "cnnkern._ops",
+        sources("bindings/*.cpp", "cpu/**/*.cpp"),
+        define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH)],
+        py_limited_api=True,
+        **deepcopy(common),
+    )
+    control = CppExtension("cnnkern._C", [CONTROL], define_macros=control_macros(), **deepcopy(common))
+    return [operations, control]
 
 
 def control_macros() -> list[tuple[str, str]]:
