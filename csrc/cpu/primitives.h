@@ -28,8 +28,9 @@ struct Gemm {
   const int64_t* segment_offset;  // (segments)
   int64_t segments;
   int64_t segment_length;
-  const T* b;                     // (panels(columns), k, kPanel)
+  const T* b;                     // (panels(columns), k, kPanel), whole panels
   int64_t b_panel;                // from one panel to the next
+  int64_t b_step;                 // from one k to the next: kPanel where packed
   T* c;
   int64_t c_pixel;
   int64_t c_line;
@@ -80,6 +81,11 @@ struct Primitives {
   void (*gemm)(const Gemm<T>&);
   void (*separable_line)(const SeparableLine<T>&);
   void (*depthwise_line)(const DepthwiseLine<T>&);
+  // to[x][lane] += factor[lane] from[x][lane], for the kPanel lanes of `pixels` pixels.
+  void (*multiply_add_line)(const T* factor, const T* from, int64_t from_pixel, T* to, int64_t to_pixel,
+                            int64_t pixels);
+  // sum[lane] += sum over x of a[x][lane] b[x][lane], for the kPanel lanes of `pixels` pixels.
+  void (*dot_line)(const T* a, int64_t a_pixel, const T* b, int64_t b_pixel, int64_t pixels, T* sum);
   // to[column * to_stride + row] = from[row * from_stride + column]
   void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride);
   // A register-only loop of fused multiply-adds; returns how many floating-point operations it did.

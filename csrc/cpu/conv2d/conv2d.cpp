@@ -128,6 +128,7 @@ Gemm<T> gemm_of(const Conv2dParams<T>& p, const Plan& plan, const Item& item, co
   Gemm<T> gemm{};
   gemm.b = p.packed + first_panel * depth * kPanel;
   gemm.b_panel = depth * kPanel;
+  gemm.b_step = kPanel;
   gemm.columns = item.columns;
   gemm.bias = p.bias ? p.bias + channel : nullptr;
   gemm.c_panel = kPanel;

@@ -84,6 +84,7 @@ struct Stages {
     gemm.segment_length = group_channels;
     gemm.b = factors(group) + at.factor_c + panel.begin * group_channels * kPanel;
     gemm.b_panel = group_channels * kPanel;
+    gemm.b_step = kPanel;
     gemm.c = to + panel.begin * panel_stride;
     gemm.c_pixel = kPanel;
     gemm.c_panel = panel_stride;
@@ -162,6 +163,7 @@ struct Stages {
       gemm.segment_length = group_rank;
       gemm.b = factors(group) + at.factor_k + q * group_rank * kPanel;
       gemm.b_panel = group_rank * kPanel;
+      gemm.b_step = kPanel;
       gemm.c = s.channels_last ? p.y + (image * area + first * s.out_width) * s.out_channels + channel : tile;
       gemm.c_pixel = s.channels_last ? s.out_channels : plan.tile_columns;
       gemm.c_panel = kPanel;
