@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def extensions() -> list[Extension]:
 
     common = {
         "include_dirs": [str(ROOT / "csrc")],
+        "depends": [str(p) for pattern in ("*.h", "*.inc") for p in (ROOT / "csrc").rglob(pattern)],
         "extra_compile_args": compile_flags(),
         "extra_link_args": ["-fopenmp", "-Wl,--as-needed", *sanitizer_flags()],
     }
@@ -100,10 +102,24 @@ def build_extension_command():
             for extension in self.extensions:
                 if extension.name == "cnnkern._C":
                     extension.define_macros.append(("CNNKERN_VERSION", quoted(version)))
+            if not self.use_ninja:
+                os.environ["TORCH_NO_COMPILER_WRAPPER"] = "1"  # torch wraps and unwraps one shared command
+                self.compiler.compile = in_threads(self.compiler.compile)
             super().build_extensions()
             print(summary(version, [e.name for e in self.extensions]), flush=True)
 
     return BuildExtension
+
+
+def in_threads(compile_sources):
+    """A compiler's `compile`, one source a call in as many threads as there are CPUs, or as MAX_JOBS says."""
+
+    def compile_in_threads(sources: list[str], **settings) -> list[str]:
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            objects = pool.map(lambda source: compile_sources([source], **settings), sources)
+            return [path for paths in objects for path in paths]
+
+    return compile_in_threads
 
 
 def summary(version: str, modules: list[str]) -> str:
