@@ -40,7 +40,8 @@ $(VENV)/.requirements: requirements-dev.txt
 
 build: $(VENV)/.build
 $(VENV)/.build: $(VENV)/.requirements $(BUILD_INPUTS)
-	$(PIP_BUILD) --verbose --editable .
+	$(PIP_BUILD) --editable .
+	$(BIN)/python -m cnnkern info
 	touch $@
 
 build/sanitized/.build: $(VENV)/.requirements $(BUILD_INPUTS) $(PACKAGE)
