@@ -59,8 +59,8 @@ test-native: build
 	$(BIN)/pytest
 
 # A variant stands before the source tree on the path, which still holds the tests' own helpers.
-VARIANT_TEST = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1) \
-  $(BIN)/pytest --override-ini pythonpath="build/$(1) ." tests/ops
+VARIANT_TEST = CNNKERN_TEST_VARIANT=$(1) PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1) \
+  $(BIN)/pytest --override-ini pythonpath="build/$(1) ." tests/house/test_variant.py tests/ops
 
 # Python itself is not sanitized, so the runtimes must be there first; it never frees all it allocates, and torch's
 # own alignment habits are not our subject.

@@ -1,5 +1,6 @@
 """What README.md and CONTRIBUTING.md show is true: code runs, commands exist, links and paths lead on."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -59,6 +60,27 @@ def test_links_and_paths_lead_somewhere(document: str):
     paths = [p for p in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if p.split("/")[0] in folders]
     trees = re.findall(r"^([\w./-]+/) {2,}", text, re.MULTILINE)
     assert [p for p in {*links, *paths, *trees} if not (ROOT / p).exists()] == []
+
+
+RESULT = re.compile(
+    r"^\| \[.*\]\((?P<file>bench/results/.*\.json)\) \| (?P<threads>\d+) \| (?P<batch>\d+) "
+    r"\| (?P<dense>[\d.]+) \| (?P<cp>[\d.]+) \| (?P<over_dense>[\d.]+) \|$",
+    re.MULTILINE,
+)
+COLUMNS = {"dense": ("dense", "best"), "cp": ("cp", "best"), "over_dense": ("cp", "over_dense")}
+
+
+def test_the_results_are_those_of_their_files():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Measured")[1].split("\n## ")[0]
+    rows = list(RESULT.finditer(section))
+    assert len(rows) == section.count("\n| ["), "a row of results that this test does not understand"
+    for row in rows:
+        summary = json.loads((ROOT / row["file"]).read_text(encoding="utf-8"))["summary"]
+        measured = {(s["suite"], s["ratio"], s["threads"], s["batch"]): s["geometric_mean"] for s in summary}
+        for column, (suite, ratio) in COLUMNS.items():
+            value = measured[suite, ratio, int(row["threads"]), int(row["batch"])]
+            decimals = len(row[column].partition(".")[2])
+            assert row[column] == f"{value:.{decimals}f}", f"{row[0]}: {column} is {value}"
 
 
 def test_blocks_are_found():
