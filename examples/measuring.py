@@ -1,0 +1,80 @@
+"""Timing of what computes the same thing in several ways, each in the memory layout that suits it best."""
+
+import copy
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.timing import Call, interleave
+from cnnkern import CPConv2d, reference
+
+Name = TypeVar("Name", bound=Hashable)
+MIN_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Time:
+    """One call, in milliseconds: the median over rounds and the median absolute deviation from it."""
+
+    milliseconds: float
+    deviation: float
+    layout: str
+
+
+@torch.inference_mode()
+def best_times(modules: Mapping[Name, nn.Module], x: Tensor, seconds: float) -> dict[Name, Time]:
+    """The time of each module on ``x`` in its best layout, all interleaved for about ``seconds``."""
+    calls = {(name, call.name): call for name, module in modules.items() for call in _layouts(module, x)}
+    timings, _ = interleave(list(calls.values()), seconds=seconds, min_rounds=MIN_ROUNDS)
+    best: dict[Name, Time] = {}
+    for (name, layout), timing in zip(calls, timings, strict=True):
+        time = Time(timing.median * 1e3, timing.deviation * 1e3, layout)
+        if name not in best or time.milliseconds < best[name].milliseconds:
+            best[name] = time
+    return best
+
+
+@torch.inference_mode()
+def check_layer(layer: CPConv2d, x: Tensor) -> None:
+    """Raises AssertionError if ``layer`` differs from its oracle on ``x`` by more than rounding explains."""
+    factors = layer.factor_c, layer.factor_h, layer.factor_w, layer.factor_k
+    geometry = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    for call in _layouts(layer, x):
+        reference.assert_within_bound(call.output(), reference.cp_conv2d, x, *factors, layer.bias, **geometry)
+
+
+@torch.inference_mode()
+def layer_inputs(network: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
+    """What each submodule of ``names`` gets as its input when ``network`` computes ``x``."""
+    inputs: dict[str, Tensor] = {}
+    hooks = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda module, arguments, name=name: inputs.__setitem__(name, arguments[0].clone())
+        )
+        for name in names
+    ]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs
+
+
+def _layouts(module: nn.Module, x: Tensor) -> Iterator[Call]:
+    """``module`` on contiguous and on channels_last maps, its 4-D weights in that format or left alone."""
+    yield Call("contiguous", lambda: module(x))
+    # Not x.contiguous(...): with one channel that keeps strides which count as contiguous.
+    x_last = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+    moved = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    yield Call("channels_last", lambda: moved(x_last))
+    if _is_stock_layer(module):
+        yield Call("channels_last maps", lambda: module(x_last))
+
+
+def _is_stock_layer(module: nn.Module) -> bool:
+    """One convolution, or convolutions in a row; a network is moved to a layout as a whole."""
+    return all(isinstance(part, nn.Conv2d | nn.Sequential) for part in module.modules())

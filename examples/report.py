@@ -1,0 +1,85 @@
+"""The demo's results as tables on the terminal and as a JSON file."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from examples.experiment import Row, Study
+from examples.files import written_whole
+
+WIDTH = 100
+
+
+def print_tables(console: Console, title: str, study: Study) -> None:
+    """One table per batch size: a section for each layer, and one for the whole network."""
+    rows = list(study.rows.values())
+    for batch in sorted({batch for row in rows for batch in row.times}):
+        heading = f"{title}, batch {batch}"
+        if study.accuracy is not None:
+            heading += f" (original: {study.accuracy:.2%} accurate)"
+        console.print(_table(heading, rows, batch, with_accuracy=study.accuracy is not None))
+
+
+def _table(title: str, rows: list[Row], batch: int, with_accuracy: bool) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("layer")
+    table.add_column("R", justify="right")
+    table.add_column("error", justify="right")
+    if with_accuracy:
+        table.add_column("accuracy", justify="right")
+    for heading in (
+        "fewer\nweights",
+        "dense\nms",
+        "4 convs\nms",
+        "cnnkern\nms",
+        "faster than\ndense",
+        "faster than\n4 convs",
+    ):
+        table.add_column(heading, justify="right")
+    for row, following in pairwise([*rows, None]):
+        times = row.times[batch]
+        dense, four, ours = (times[who].milliseconds for who in ("dense", "four", "cnnkern"))
+        quality = ["" if row.error is None else f"{row.error:.3f}"]
+        if with_accuracy:
+            quality.append("" if row.accuracy is None else f"{row.accuracy:.2%}")
+        table.add_row(
+            row.what,
+            row.label if row.rank is None else str(row.rank),
+            *quality,
+            f"{row.dense_parameters / row.parameters:.1f}×",
+            *(_milliseconds(value) for value in (dense, four, ours)),
+            _ratio(dense / ours),
+            _ratio(four / ours),
+            end_section=following is None or following.what != row.what,
+        )
+    return table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(value: float) -> str:
+    return f"[{'green' if value >= 1 else 'red'}]{value:.2f}×[/]"
+
+
+def write_json(
+    path: Path, environment: dict, settings: dict, studies: dict[str, Study], notes: Iterable[str]
+) -> None:
+    """Writes all rows of all ``studies``, whole or not at all; times are in milliseconds, errors relative."""
+    document = {
+        "environment": environment,
+        "settings": settings,
+        "notes": list(notes),
+        "studies": {
+            name: {"accuracy": study.accuracy, "rows": [asdict(row) for row in study.rows.values()]}
+            for name, study in studies.items()
+        },
+    }
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
