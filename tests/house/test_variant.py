@@ -1,4 +1,4 @@
-"""The tests run on the build that they are meant for: `make test-sanitized` and `make test-simde` name theirs."""
+"""The tests run on the build that is meant: `make test-sanitized` and `make test-simde` name theirs."""
 
 import os
 from pathlib import Path
