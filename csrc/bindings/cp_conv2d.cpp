@@ -67,13 +67,18 @@ FactorSize size_of(const Tensor& c, const Tensor& h, const Tensor& w, const Tens
   return f;
 }
 
+template <class T>
+CpFactors<T> factors_of(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k) {
+  const auto factor = [](const Tensor& t) { return Factor<T>{const_data<T>(t), {t.stride(0), t.stride(1)}}; };
+  return {factor(c), factor(h), factor(w), factor(k)};
+}
+
 Tensor pack(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k, int64_t groups) {
   const FactorSize f = size_of(c, h, w, k, groups);
   Tensor packed = empty_vector(packed_size(f, groups), c.scalar_type());
   with_float_type(c, [&]<class T>(T) {
-    const auto factor = [](const Tensor& t) { return Factor<T>{const_data<T>(t), {t.stride(0), t.stride(1)}}; };
-    cp_conv2d_pack<T>({factor(c), factor(h), factor(w), factor(k)}, f.rank, f.group_channels, f.out_channels,
-                      f.kernel_height, f.kernel_width, groups, data<T>(packed));
+    cp_conv2d_pack<T>(factors_of<T>(c, h, w, k), f.rank, f.group_channels, f.out_channels, f.kernel_height,
+                      f.kernel_width, groups, data<T>(packed));
   });
   return packed;
 }
@@ -100,10 +105,61 @@ Tensor cp_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::op
   return run(image, packed, bias, f, stride, padding, dilation, groups);
 }
 
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& factor_c, const Tensor& factor_h,
+                                 const Tensor& factor_w, const Tensor& factor_k, const Ints& stride,
+                                 const Ints& padding, const Ints& dilation, int64_t groups,
+                                 const std::vector<bool>& output_mask) {
+  const Image image = as_image(x);
+  check_operand("factor_c", factor_c, 2, x);
+  check(output_mask.size() == 6, "output_mask: expected six values");
+  const FactorSize f = size_of(factor_c, factor_h, factor_w, factor_k, groups);
+  const Conv2dShape shape =
+      conv2d_shape(image, f.out_channels, f.kernel_height, f.kernel_width, stride, padding, dilation, groups);
+  check(f.group_channels == shape.in_channels / groups, "factor_c: expected ", shape.in_channels / groups,
+        " input channels a group, got ", f.group_channels);
+  const Tensor grad_image =
+      as_gradient(grad, {shape.batch, shape.out_channels, shape.out_height, shape.out_width}, image);
+  const ScalarType dtype = x.scalar_type();
+  const auto asked = [&](int i, int64_t rows, int64_t columns) {
+    return output_mask[i] ? empty_tensor({rows, columns}, {columns, 1}, dtype) : empty_vector(0, dtype);
+  };
+  Gradients gradients{
+      output_mask[0] ? empty_image(shape.batch, shape.in_channels, shape.in_height, shape.in_width,
+                                   shape.channels_last, dtype)
+                     : empty_vector(0, dtype),
+      asked(1, f.rank, f.group_channels),
+      asked(2, f.rank, f.kernel_height),
+      asked(3, f.rank, f.kernel_width),
+      asked(4, f.out_channels, f.rank / groups),
+      output_mask[5] ? empty_vector(f.out_channels, dtype) : empty_vector(0, dtype)};
+  auto& [grad_x, grad_c, grad_h, grad_w, grad_k, grad_bias] = gradients;
+  if (shape.batch == 0) {
+    for (Tensor* sum : {&grad_c, &grad_h, &grad_w, &grad_k, &grad_bias}) torch::stable::zero_(*sum);
+    return gradients;
+  }
+  const int64_t threads = threads_for(3 * multiply_adds(shape, f.rank));
+  with_float_type(x, [&]<class T>(T) {
+    const Tensor packed = pack(factor_c, factor_h, factor_w, factor_k, groups);
+    const Tensor transposed = empty_vector(
+        groups * TransposedFactors(f.rank / groups, f.group_channels, f.out_channels / groups).size, dtype);
+    cp_conv2d_pack_transposed<T>(factors_of<T>(factor_c, factor_h, factor_w, factor_k), f.rank, f.group_channels,
+                                 f.out_channels, groups, data<T>(transposed));
+    const Tensor scratch = empty_vector(cp_conv2d_backward_scratch<T>(shape, f.rank, threads), dtype);
+    const auto to = [&](int i, const Tensor& tensor) { return output_mask[i] ? data<T>(tensor) : nullptr; };
+    cp_conv2d_backward<T>({shape, f.rank, const_data<T>(grad_image), const_data<T>(image.tensor),
+                           const_data<T>(packed), const_data<T>(transposed), to(0, grad_x), to(1, grad_c),
+                           to(2, grad_h), to(3, grad_w), to(4, grad_k), to(5, grad_bias), data<T>(scratch), threads});
+  });
+  return gradients;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) {
   m.impl("cp_conv2d", TORCH_BOX(&cp_conv2d_cpu));
+  m.impl("cp_conv2d_backward", TORCH_BOX(&cp_conv2d_backward_cpu));
   m.impl("cp_conv2d_pack", TORCH_BOX(&pack));
   m.impl("cp_conv2d_packed", TORCH_BOX(&cp_conv2d_packed_cpu));
 }

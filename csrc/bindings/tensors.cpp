@@ -30,15 +30,26 @@ bool is_dense(const Tensor& x, const std::array<int64_t, 4>& inner_to_outer) {
   return true;
 }
 
+// x itself where it is dense in that memory format, else a copy.
+Tensor as_dense(const Tensor& x, bool channels_last) {
+  if (is_dense(x, channels_last ? std::array<int64_t, 4>{1, 3, 2, 0} : std::array<int64_t, 4>{3, 2, 1, 0})) return x;
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
 }  // namespace
 
 Image as_image(const Tensor& x) {
   check(x.dim() == 4, "x: expected 4 dimensions (N, C, H, W), got ", x.dim());
   check(x.is_cpu(), "x: expected a CPU tensor");
   const bool last = suggests_channels_last(x);
-  if (is_dense(x, last ? std::array<int64_t, 4>{1, 3, 2, 0} : std::array<int64_t, 4>{3, 2, 1, 0})) return {x, last};
-  using torch::headeronly::MemoryFormat;
-  return {torch::stable::contiguous(x, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous), last};
+  return {as_dense(x, last), last};
+}
+
+Tensor as_gradient(const Tensor& grad, const std::vector<int64_t>& sizes, const Image& x) {
+  check_operand("grad", grad, 4, x.tensor);
+  for (int64_t d = 0; d < 4; ++d) check_size("grad", grad, d, sizes[static_cast<size_t>(d)]);
+  return as_dense(grad, x.channels_last);
 }
 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {

@@ -61,6 +61,9 @@ struct Image {
 // x itself where it is dense in its memory format, else a dense copy.
 Image as_image(const Tensor& x);
 
+// The gradient of an output of `sizes` (N, K, oH, oW), dense in the memory format of `x`.
+Tensor as_gradient(const Tensor& grad, const std::vector<int64_t>& sizes, const Image& x);
+
 // Uninitialized, on the CPU.
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype);
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);

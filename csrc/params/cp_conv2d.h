@@ -18,4 +18,23 @@ struct CpConv2dParams {
   int64_t threads;
 };
 
+template <class T>
+struct CpConv2dBackwardParams {
+  Conv2dShape shape;
+  int64_t rank;
+  const T* grad;        // of y; dense, in the shape's layout; the caller's, like all below
+  const T* x;           // dense, in the shape's layout
+  const T* packed;      // the factors by cp_conv2d_pack
+  const T* transposed;  // the factors by cp_conv2d_pack_transposed
+  // Gradients; null where not asked for.
+  T* grad_x;     // dense, in the shape's layout
+  T* grad_c;     // (R, C/G)
+  T* grad_h;     // (R, kH)
+  T* grad_w;     // (R, kW)
+  T* grad_k;     // (K, R/G)
+  T* grad_bias;  // (K)
+  T* scratch;    // cp_conv2d_backward_scratch(shape, rank, threads) values, 64-byte aligned
+  int64_t threads;
+};
+
 }  // namespace cnnkern

@@ -45,7 +45,7 @@ CpPlan make_cp_plan(const Conv2dShape& s, int64_t rank, int64_t threads) {
   plan.tile_columns = s.channels_last ? 0 : std::min(round_up(s.out_channels / s.groups, kPanel), 2 * kPanel);
 
   const int64_t pixels = plan.strip_rows * s.out_width;
-  plan.pointers_size = round_up(s.kernel_height * static_cast<int64_t>(sizeof(T*) / sizeof(T)), kPanel);
+  plan.pointers_size = round_up(s.kernel_height * kPointerSize<T>, kPanel);
   plan.line_size = std::max(s.pad_width + s.in_width, strip_width(s)) * kPanel;
   plan.zeros_size = s.in_width * kPanel;
   plan.staged_size = s.channels_last ? 0 : round_up(std::max(plan.ring_rows, plan.halo_rows) * s.in_width * group_channels, kPanel);

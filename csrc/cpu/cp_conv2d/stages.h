@@ -59,6 +59,12 @@ struct Stages {
   }
 
   const T* factors(int64_t group) const { return p.packed + group * at.size; }
+  const T* factor_h(int64_t group, int64_t panel) const {
+    return factors(group) + at.factor_h + panel * s.kernel_height * kPanel;
+  }
+  const T* factor_w(int64_t group, int64_t panel) const {
+    return factors(group) + at.factor_w + panel * s.kernel_width * kPanel;
+  }
   int64_t row_size() const { return s.in_width * kPanel; }
 
   // Rows [begin, end) of the group's input as pixels of channels: in place, or staged.
@@ -120,8 +126,11 @@ struct Stages {
     return ring + (panel * plan.ring_rows + row % plan.ring_rows) * row_size();
   }
 
-  // Stages 2 and 3 of output rows [first, last) for some panels, into `to` (pixel, padded_rank).
-  void stages23(int64_t group, Panels panel, int64_t first, int64_t last, T* to, const Halo<T>* halos) const {
+  // Stages 2 and 3 of one output row for one panel, into `to` (oW pixels, `to_pixel` apart). `pointers` then has the
+  // stage-1 rows and `line` the padded stage-2 row.
+  void stages23_row(int64_t group, int64_t panel, int64_t row, T* to, int64_t to_pixel, const Halo<T>* halos) const {
+    for (int64_t i = 0; i < s.kernel_height; ++i)
+      pointers[i] = stage1_row(group, panel, row * s.stride_height - s.pad_height + i * s.dilation_height, halos);
     SeparableLine<T> separable{};
     separable.rows = pointers;
     separable.kernel_height = s.kernel_height;
@@ -130,20 +139,20 @@ struct Stages {
     separable.pad_left = s.pad_width;
     separable.stride = s.stride_width;
     separable.dilation = s.dilation_width;
+    separable.factor_h = factor_h(group, panel);
+    separable.factor_w = factor_w(group, panel);
     separable.line = line;
+    separable.out = to;
     separable.out_width = s.out_width;
-    separable.out_pixel = padded_rank;
+    separable.out_pixel = to_pixel;
+    kernels.separable_line(separable);
+  }
+
+  // Stages 2 and 3 of output rows [first, last) for some panels, into `to` (pixel, padded_rank).
+  void stages23(int64_t group, Panels panel, int64_t first, int64_t last, T* to, const Halo<T>* halos) const {
     for (int64_t q = panel.begin; q < panel.end; ++q) {
-      separable.factor_h = factors(group) + at.factor_h + q * s.kernel_height * kPanel;
-      separable.factor_w = factors(group) + at.factor_w + q * s.kernel_width * kPanel;
-      for (int64_t row = first; row < last; ++row) {
-        separable.out = to + (row - first) * s.out_width * padded_rank + q * kPanel;
-        for (int64_t i = 0; i < s.kernel_height; ++i) {
-          const int64_t in_row = row * s.stride_height - s.pad_height + i * s.dilation_height;
-          pointers[i] = stage1_row(group, q, in_row, halos);
-        }
-        kernels.separable_line(separable);
-      }
+      for (int64_t row = first; row < last; ++row)
+        stages23_row(group, q, row, to + (row - first) * s.out_width * padded_rank + q * kPanel, padded_rank, halos);
     }
   }
 

@@ -1,0 +1,31 @@
+// Pixels as panels of channels, (panel, pixel, kPanel), whatever the image's layout: the operand of products that sum
+// over pixels, and rows of products over channels.
+#pragma once
+#include <algorithm>
+
+#include "cpu/primitives.h"
+
+namespace cnnkern {
+
+// `channels` of `pixels` adjacent pixels from `from`: its first channel of its first pixel in an image of
+// `image_channels` channels and `area` pixels. The lanes after the last channel become zeros.
+template <class T>
+void pack_pixels(const Primitives<T>& kernels, const T* from, bool channels_last, int64_t image_channels, int64_t area,
+                 int64_t channels, int64_t pixels, T* to) {
+  for (int64_t c = 0; c < channels; c += kPanel, to += pixels * kPanel) {
+    const int64_t valid = std::min(kPanel, channels - c);
+    if (channels_last) {
+      for (int64_t i = 0; i < pixels; ++i) {
+        const T* const pixel = from + i * image_channels + c;
+        std::copy_n(pixel, valid, to + i * kPanel);
+      }
+    } else {
+      kernels.transpose(from + c * area, area, valid, pixels, to, kPanel);
+    }
+    if (valid < kPanel) {
+      for (int64_t i = 0; i < pixels; ++i) std::fill(to + i * kPanel + valid, to + (i + 1) * kPanel, T(0));
+    }
+  }
+}
+
+}  // namespace cnnkern
