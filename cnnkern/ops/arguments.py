@@ -173,6 +173,12 @@ def check_convolution(
     return n, k, *size
 
 
+def check_gradient(grad: Tensor, shape: Sequence[int]) -> None:
+    """The gradient of an output has the output's shape."""
+    if tuple(shape_of("grad", grad, "(N, K, oH, oW)", 4)) != tuple(shape):
+        raise ValueError(f"grad: expected the output's shape {tuple(shape)}, got {tuple(grad.shape)}")
+
+
 def check_packed(packed: Tensor, length: int) -> None:
     """A packed weight is one row of `length` elements."""
     (got,) = shape_of("packed", packed, "(length)", 1)

@@ -14,6 +14,7 @@ from cnnkern.ops.arguments import (
     IntPair,
     Pair,
     check_convolution,
+    check_gradient,
     check_groups,
     check_kind,
     check_not_empty,
@@ -24,7 +25,6 @@ from cnnkern.ops.arguments import (
     up_to_panel,
 )
 from cnnkern.ops.dispatch import (
-    refuse_gradient,
     register_autocast,
     register_fake,
     register_without_gradient,
@@ -32,6 +32,7 @@ from cnnkern.ops.dispatch import (
 )
 
 _cp_conv2d = torch.ops.cnnkern.cp_conv2d.default
+_cp_conv2d_backward = torch.ops.cnnkern.cp_conv2d_backward.default
 
 
 def cp_conv2d(
@@ -65,11 +66,13 @@ def cp_conv2d(
     Raises:
         ValueError: a wrong shape or number.
         TypeError: something that is no tensor, or no int.
-        NotImplementedError: a dtype or a device without a kernel, or a gradient.
+        NotImplementedError: a dtype or a device without a kernel.
+
+    Differentiable once in x, the factors and the bias. The backward pass computes the intermediates again, so
+    that only x and the factors are kept for it.
     """
     stride, padding, dilation = geometry(stride, padding, dilation)
     check_cp_conv2d(x, factor_c, factor_h, factor_w, factor_k, bias, stride, padding, dilation, groups)
-    refuse_gradient("cp_conv2d", x, factor_c, factor_h, factor_w, factor_k, bias)
     return run(_cp_conv2d, x, factor_c, factor_h, factor_w, factor_k, bias, stride, padding, dilation, groups)
 
 
@@ -171,7 +174,43 @@ def _packed_fake(
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-register_without_gradient("cp_conv2d", "its backward kernel is not there yet")
+@register_fake("cp_conv2d_backward")
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    factor_c: Tensor,
+    factor_h: Tensor,
+    factor_w: Tensor,
+    factor_k: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    pairs = geometry(stride, padding, dilation)
+    shape = check_cp_conv2d(x, factor_c, factor_h, factor_w, factor_k, None, *pairs, groups)
+    check_gradient(grad, shape)
+    likes = [torch.empty_like(x, memory_format=memory_format(x))]
+    likes += [x.new_empty(t.shape) for t in (factor_c, factor_h, factor_w, factor_k)] + [x.new_empty(shape[1])]
+    return tuple(
+        like if asked else x.new_empty(0) for like, asked in zip(likes, output_mask, strict=True)
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, factor_c, factor_h, factor_w, factor_k, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, factor_c, factor_h, factor_w, factor_k)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    asked = ctx.needs_input_grad[:6]
+    gradients = run(_cp_conv2d_backward, grad, *ctx.saved_tensors, *ctx.geometry, asked)
+    return *(g if wanted else None for g, wanted in zip(gradients, asked, strict=True)), None, None, None, None
+
+
+torch.library.register_autograd("cnnkern::cp_conv2d", _backward, setup_context=_keep)
+register_without_gradient("cp_conv2d_backward", "there are no second derivatives")
 register_without_gradient("cp_conv2d_pack", "call cnnkern.cp_conv2d with the factors themselves")
 register_without_gradient("cp_conv2d_packed", "call cnnkern.cp_conv2d with the factors themselves")
 register_autocast("cp_conv2d")

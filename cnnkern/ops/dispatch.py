@@ -30,7 +30,7 @@ def run_without_gradient(operation: torch._ops.OpOverload, *arguments: Any) -> T
 def register_without_gradient(name: str, instead: str) -> None:
     """Make a backward pass through `cnnkern::name` raise NotImplementedError with the advice `instead`."""
 
-    def refuse(ctx: Any, grad: Tensor) -> None:
+    def refuse(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(f"cnnkern.{name} has no gradient: {instead}")
 
     torch.library.register_autograd(f"cnnkern::{name}", refuse)
