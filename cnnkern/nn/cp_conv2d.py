@@ -112,12 +112,11 @@ class CPConv2d(Convolution2d):
 
     def to_conv(self) -> nn.Conv2d:
         """The dense `torch.nn.Conv2d` with the weight that the factors stand for."""
-        c, h, w, k = (
-            getattr(self, name).detach().double().unflatten(0, (self.groups, -1))
-            for name in self.packed_parameters
-        )
-        weight = torch.einsum("gkr,grc,gri,grj->gkcij", k, c, h, w).flatten(0, 1)
-        return dense_conv(self, weight, self.factor_k)
+        c, h, w, k = (getattr(self, name).detach().double() for name in self.packed_parameters)
+        components = torch.einsum("rc,ri,rj->rcij", c, h, w)
+        groups = (self.groups, -1)
+        by_group = torch.bmm(k.unflatten(0, groups), components.flatten(1).unflatten(0, groups))
+        return dense_conv(self, by_group.reshape(-1, *components.shape[1:]), self.factor_k)
 
     def to_stock(self) -> nn.Sequential:
         """The four stock convolutions that compute the same, with copies of the factors as their weights."""

@@ -15,8 +15,11 @@ def reconstruct(
     Group g of G has the ranks g·R/G to (g+1)·R/G and the output channels g·K/G to (g+1)·K/G; `factor_k` is
     (K, R/G), the others have R rows.
     """
-    by_group = (factor.unflatten(0, (groups, -1)) for factor in (factor_k, factor_c, factor_h, factor_w))
-    return torch.einsum("gkr,grc,gri,grj->gkcij", *by_group).flatten(0, 1)
+    components = torch.einsum("rc,ri,rj->rcij", factor_c, factor_h, factor_w)
+    by_group = torch.bmm(
+        factor_k.unflatten(0, (groups, -1)), components.flatten(1).unflatten(0, (groups, -1))
+    )
+    return by_group.reshape(-1, *components.shape[1:])
 
 
 def cp_conv2d(

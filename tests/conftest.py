@@ -1,0 +1,42 @@
+"""For every test: reproducible values, each instruction set, thread counts, memory that starts as NaN."""
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from cnnkern import _C
+
+# glibc's mallopt(M_PERTURB, value) fills new memory with the complement of value's low byte. All bits set is
+# a NaN, so that an output element that no kernel writes, or scratch that is read before it is written, shows.
+M_PERTURB, ALL_BITS_SET = -6, 0x100
+
+
+def pytest_sessionstart() -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_PERTURB, ALL_BITS_SET)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=_C.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this CPU has, in force for the test."""
+    before = _C.current_isa()
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(before)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One thread and two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
