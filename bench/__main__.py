@@ -63,6 +63,8 @@ def _run(settings: Settings, console: Console) -> Results:
 
         def advance(title: str) -> None:
             progress.update(task, description=title, advance=1)
+            if not console.is_terminal:  # a log, where no bar moves
+                console.print(f"[dim]{title}[/]")
 
         return compare(settings, advance)
 

@@ -8,7 +8,6 @@ from itertools import product
 
 import torch
 
-import cnnkern
 from bench import contests, overhead
 from bench.contests import Contest
 from bench.layers import BATCHES, LAYERS, Layer, Workload
@@ -16,6 +15,7 @@ from bench.results import Results, Row, Run, environment
 from bench.rivals.onnx_runtime import OnnxRuntime
 from bench.timing import interleave, thread_count
 from bench.training_memory import training_memory
+from cnnkern import _C
 
 SUITES = ("forward", "training", "overhead")
 PEAK_SECONDS = 5e-3  # of every round
@@ -32,7 +32,7 @@ class Settings:
     suites: tuple[str, ...] = SUITES
     layers: tuple[Layer, ...] = LAYERS
     batches: tuple[int, ...] = BATCHES
-    threads: tuple[int, ...] = (1, torch.get_num_threads())
+    threads: tuple[int, ...] = tuple(sorted({1, torch.get_num_threads()}))
     runs: int = 3
     seconds: float = 2.0
     min_rounds: int = 3
@@ -119,7 +119,7 @@ def _race(
     """All runs of all layers; the whole table is repeated, so that the runs of a layer lie minutes apart."""
     found: dict[Workload, list[Run]] = {}
     for run in range(settings.runs):
-        bandwidth = cnnkern._C.memory_bandwidth(threads, BANDWIDTH_SECONDS)
+        bandwidth = _C.memory_bandwidth(threads, BANDWIDTH_SECONDS)
         for layer, batch in product(settings.layers, settings.batches):
             advance(f"{layer.name}, batch {batch}, {threads} threads, run {run + 1} of {settings.runs}")
             entered = enter(layer, batch)
@@ -137,7 +137,7 @@ def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: 
         [contender for contest in entered for contender in contest.contenders],
         seconds=settings.seconds,
         min_rounds=settings.min_rounds,
-        beside=lambda: cnnkern._C.fma_peak(threads, PEAK_SECONDS),
+        beside=lambda: _C.fma_peak(threads, PEAK_SECONDS),
     )
     remaining, dense_seconds = iter(timings), None
     for contest in entered:

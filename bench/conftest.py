@@ -7,10 +7,10 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import cnnkern
 from bench import contests
 from bench.results import environment
 from bench.timing import thread_count
+from cnnkern import _C
 
 PEAK_SECONDS = 0.02
 
@@ -39,7 +39,7 @@ def measure(benchmark: BenchmarkFixture, threads: int) -> Callable[..., None]:
             contest = _checked(threads, build, *arguments)
             work = contest.work
             benchmark.group = f"{work.suite}: {work.title}, batch {work.batch}, {threads} threads"
-            peak = cnnkern._C.fma_peak(threads, PEAK_SECONDS)
+            peak = _C.fma_peak(threads, PEAK_SECONDS)
             benchmark(next(call.run for call in contest.contenders if call.name == contender))
         benchmark.extra_info |= {"threads": threads, "flops": work.flops, "bytes": work.bytes}
         if benchmark.enabled:

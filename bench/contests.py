@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import cnnkern
 from bench.layers import Layer, Workload, cp_work, dense_work, im2col_work, training_work
 from bench.timing import Call, Contender, check, end_to_end
+from cnnkern import CPConv2d, Im2colConv2d, ops
+from cnnkern.reference import conv2d, cp_conv2d, error_bound
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 STEPS = tuple(f"{maker}/{name}" for maker in ("torch", "cnnkern") for name in FORMATS)
@@ -51,12 +52,12 @@ def dense(layer: Layer, batch: int) -> Contest:
     x = torch.randn(batch, layer.C, layer.H, layer.W)
     reference = partial(
         _reference,
-        cnnkern.reference.conv2d,
+        conv2d,
         (x, conv.weight.detach(), conv.bias.detach()),
         stride=layer.stride,
         padding=layer.padding,
     )
-    calls = [*stock_calls(conv, x), *our_calls(cnnkern.Im2colConv2d.from_conv(conv).eval(), x)]
+    calls = [*stock_calls(conv, x), *our_calls(Im2colConv2d.from_conv(conv).eval(), x)]
     return Contest(dense_work(layer, batch), calls, reference, conv, x)
 
 
@@ -66,7 +67,7 @@ def cp(layer: Layer, rank: int, batch: int) -> Contest:
     x = torch.randn(batch, layer.C, layer.H, layer.W)
     reference = partial(
         _reference,
-        cnnkern.reference.cp_conv2d,
+        cp_conv2d,
         (x, *(parameter.detach() for parameter in cp_parameters(ours))),
         stride=layer.stride,
         padding=layer.padding,
@@ -102,7 +103,7 @@ def im2col(layer: Layer, batch: int) -> Contest:
     inputs = {name: x.contiguous(memory_format=memory_format) for name, memory_format in FORMATS.items()}
     calls = [
         Call(f"{who}/{name}", partial(function, x, layer.kernel, **options))
-        for who, function in (("torch", F.unfold), ("cnnkern", cnnkern.ops.im2col))
+        for who, function in (("torch", F.unfold), ("cnnkern", ops.im2col))
         for name, x in inputs.items()
     ]
     stock = nn.Unfold(layer.kernel, **options)
@@ -132,7 +133,7 @@ def our_calls(module: nn.Module, x: Tensor) -> list[Contender]:
 
 def cp_module(layer: Layer, rank: int) -> nn.Module:
     torch.manual_seed(0)
-    return cnnkern.CPConv2d(layer.C, layer.K, layer.kernel, layer.stride, layer.padding, rank=rank)
+    return CPConv2d(layer.C, layer.K, layer.kernel, layer.stride, layer.padding, rank=rank)
 
 
 def cp_parameters(module: nn.Module) -> list[Tensor]:
@@ -146,7 +147,7 @@ def training_step(
     """A function that runs `module` forward and returns the gradients of its input and of its parameters."""
     x = x.detach().contiguous(memory_format=memory_format).requires_grad_()
     gradient = gradient.contiguous(memory_format=memory_format)
-    parameters = cp_parameters(module) if isinstance(module, cnnkern.CPConv2d) else list(module.parameters())
+    parameters = cp_parameters(module) if isinstance(module, CPConv2d) else list(module.parameters())
     return lambda: torch.autograd.grad(module(x), [x, *parameters], gradient)
 
 
@@ -154,7 +155,7 @@ def _reference(
     operation: Callable[..., Tensor], arguments: tuple[Tensor, ...], **options: int
 ) -> tuple[Tensor, Tensor]:
     exact = [argument.double() for argument in arguments]
-    return operation(*exact, **options), cnnkern.reference.error_bound(operation, *arguments, **options)
+    return operation(*exact, **options), error_bound(operation, *arguments, **options)
 
 
 def _gradient_reference(stock: nn.Module, x: Tensor, gradient: Tensor, depth: int) -> tuple[Tensor, Tensor]:

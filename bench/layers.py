@@ -117,7 +117,7 @@ LAYERS = (
     Layer("ResNet stage 3", 256, 256, (3, 3), 14, 14, padding=1, ranks=(192,)),
     Layer("ResNet stage 4", 512, 512, (3, 3), 7, 7, padding=1, ranks=(384,)),
     Layer("ResNet stem", 3, 64, (7, 7), 224, 224, stride=2, padding=3, ranks=(16,)),
-    Layer("ResNet stage 3 first", 128, 256, (3, 3), 56, 56, stride=2, padding=1, ranks=(128,)),
+    Layer("ResNet stride 2", 128, 256, (3, 3), 56, 56, stride=2, padding=1, ranks=(128,)),
     Layer("ResNet 1x1", 256, 64, (1, 1), 56, 56),
 )
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import cnnkern
 from bench.layers import Layer, Workload, dense_work
 from bench.timing import Call, Contender
+from cnnkern import CPConv2d, Im2colConv2d, ops
 
 TINY = Layer("tiny", 8, 8, (3, 3), 8, 8, padding=1, ranks=(8,))
 NAMES = ("torch/F.conv2d", "cnnkern/ops.conv2d", "cnnkern/Im2colConv2d", "cnnkern/CPConv2d")
@@ -19,12 +19,12 @@ def contenders() -> list[Contender]:
     """F.conv2d, the call to be no dearer than, and ours: the function and the two layers."""
     torch.manual_seed(0)
     conv = nn.Conv2d(TINY.C, TINY.K, TINY.kernel, padding=TINY.padding).eval()
-    dense = cnnkern.Im2colConv2d.from_conv(conv).eval()
-    cp = cnnkern.CPConv2d(TINY.C, TINY.K, TINY.kernel, padding=TINY.padding, rank=TINY.ranks[0]).eval()
+    dense = Im2colConv2d.from_conv(conv).eval()
+    cp = CPConv2d(TINY.C, TINY.K, TINY.kernel, padding=TINY.padding, rank=TINY.ranks[0]).eval()
     x, weight, bias = torch.randn(1, TINY.C, TINY.H, TINY.W), conv.weight.detach(), conv.bias.detach()
     calls = (
         lambda: F.conv2d(x, weight, bias, padding=TINY.padding),
-        lambda: cnnkern.ops.conv2d(x, weight, bias, padding=TINY.padding),
+        lambda: ops.conv2d(x, weight, bias, padding=TINY.padding),
         lambda: dense(x),
         lambda: cp(x),
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 from bench import overhead
 from bench.results import Results, Row, Summary, maker, summarize
 
-REPORT_WIDTH = 120  # what the widest table needs
+REPORT_WIDTH = 124  # what the widest table needs
 
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC", "channels_last_weights": "NHWC+"}
 LEGEND = """\
@@ -89,12 +89,16 @@ def _coloured(ratio: float) -> str:
     return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}[/]"
 
 
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def _ratio(heading: str, key: str) -> Column:
     return Column(heading, lambda row: _coloured(row.ratios[key]) if key in row.ratios else "", key)
 
 
 def _seconds(heading: str, contender: str, unit: float = 1e-3) -> Column:
-    return Column(heading, lambda row: f"{row.contenders[contender].seconds / unit:.3g}")
+    return Column(heading, lambda row: _three_digits(row.contenders[contender].seconds / unit))
 
 
 def _share(heading: str, who: str) -> Column:
@@ -103,7 +107,7 @@ def _share(heading: str, who: str) -> Column:
 
 def _torch(row: Row) -> str:
     name = row.best("torch")
-    return f"{row.contenders[name].seconds * 1e3:.3g} {LAYOUTS[name.split('/')[1]]}"
+    return f"{_three_digits(row.contenders[name].seconds * 1e3)} {LAYOUTS[name.split('/')[1]]}"
 
 
 def _flops_ratio(row: Row) -> str:

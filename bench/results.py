@@ -13,9 +13,9 @@ from statistics import fmean, median
 
 import torch
 
-import cnnkern
 from bench.layers import Workload
 from bench.timing import Timing
+from cnnkern import _C
 
 SCHEMA = 1
 RESULTS = Path(__file__).parent / "results"
@@ -177,13 +177,13 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 def environment() -> dict[str, str | int]:
     """What the numbers depend on."""
-    build = cnnkern._C.build_info()
+    build = _C.build_info()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "cnnkern": build["version"],
         "compiler": build["compiler"],
-        "isa": cnnkern._C.current_isa(),
+        "isa": _C.current_isa(),
         "torch": torch.__version__,
         "onnxruntime": metadata.version("onnxruntime"),
         "cpu": cpu_model(),

@@ -1,6 +1,5 @@
 """The harness: turns, medians, and no clock for a wrong result."""
 
-import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +8,7 @@ from torch import nn
 
 from bench import contests
 from bench.layers import Layer
-from bench.timing import Call, Timing, WrongResult, check, interleave, thread_count
+from bench.timing import BURST_SECONDS, Call, Timing, WrongResult, check, interleave, thread_count
 
 SMALL = Layer("small", 5, 7, (3, 3), 9, 8, stride=2, padding=1, ranks=(4,))
 
@@ -21,13 +20,15 @@ class Scripted:
     name: str
     seconds: list[float]
     log: list[str] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
 
     def output(self) -> torch.Tensor:
         raise NotImplementedError
 
     def burst(self, calls: int) -> float:
         self.log.append(self.name)
-        return calls * self.seconds[min(len(self.log), len(self.seconds)) - 1]
+        self.calls.append(calls)
+        return calls * self.seconds[min(len(self.calls), len(self.seconds)) - 1]
 
 
 def test_timing_is_the_median_and_the_median_deviation():
@@ -50,21 +51,28 @@ def test_contenders_take_turns_and_the_ceiling_is_sampled_every_round():
 
 
 def test_short_calls_are_timed_in_bursts():
-    calls = []
-    interleave([Call("short", lambda: calls.append(time.sleep(2e-4)))], seconds=0, min_rounds=1)
-    assert len(calls) >= 5
+    short = Scripted("short", [BURST_SECONDS / 20])
+    (timing,), _ = interleave([short], seconds=0, min_rounds=1)
+    assert short.calls == [1, 2, 20]  # two to warm up
+    assert timing.median == pytest.approx(BURST_SECONDS / 20)
 
 
+def test_long_calls_are_warmed_up_once():
+    long = Scripted("long", [1.0])
+    interleave([long], seconds=0, min_rounds=2)
+    assert long.calls == [1, 1, 1]
+
+
+@torch.inference_mode()
 def test_a_wrong_layer_is_refused():
     contest = contests.dense(SMALL, batch=2)
     contest.check()
     wrong = nn.Conv2d(SMALL.C, SMALL.K, SMALL.kernel, SMALL.stride, SMALL.padding)
     wrong.load_state_dict(contest.stock.state_dict())
-    with torch.no_grad():
-        wrong.weight[3, 1, 2, 0] *= 1.001
-        contest.contenders.append(Call("planted", lambda: wrong(contest.x)))
-        with pytest.raises(WrongResult, match="planted: wrong by up to"):
-            contest.check()
+    wrong.weight[3, 1, 2, 0] *= 1.001
+    contest.contenders.append(Call("planted", lambda: wrong(contest.x)))
+    with pytest.raises(WrongResult, match="planted: wrong by up to"):
+        contest.check()
 
 
 @pytest.mark.parametrize(
@@ -86,16 +94,20 @@ def test_rounding_is_allowed_up_to_the_bound():
     check(Call("rounded", lambda: torch.full((4,), 1 + 1e-7)), expected, torch.full((4,), 2e-7))
 
 
-@pytest.mark.parametrize("build", [contests.cp, contests.training], ids=lambda build: build.__name__)
-def test_every_cp_contender_is_right(build):
-    contest = build(SMALL, 4, 3)
+@torch.inference_mode()
+def test_every_layout_of_a_cp_layer_is_right():
+    contest = contests.cp(SMALL, 4, batch=3)
+    contest.check()
+    assert {call.name for call in contest.contenders} == set(contests.FORWARD)
+
+
+def test_the_gradients_of_a_training_step_are_right():
+    contest = contests.training(SMALL, 4, batch=3)
+    assert {call.name for call in contest.contenders} == set(contests.STEPS)
     try:
         contest.check()
     except NotImplementedError as missing:
         pytest.skip(str(missing))
-    assert {call.name for call in contest.contenders} == set(
-        contests.FORWARD if contest.work.suite == "cp" else contests.STEPS
-    )
 
 
 def test_im2col_contenders_agree_exactly():
