@@ -4,9 +4,17 @@ The functions have the signatures of `cnnkern.ops` and take any dtype that torch
 test compares a kernel with them in float64. `error_bound` says how far a kernel may be away.
 """
 
-from cnnkern.reference.bound import assert_within_bound, error_bound
+from cnnkern.reference.bound import assert_gradients_within_bound, assert_within_bound, error_bound
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
 from cnnkern.reference.im2col import im2col
 
-__all__ = ["assert_within_bound", "conv2d", "cp_conv2d", "error_bound", "im2col", "reconstruct"]
+__all__ = [
+    "assert_gradients_within_bound",
+    "assert_within_bound",
+    "conv2d",
+    "cp_conv2d",
+    "error_bound",
+    "im2col",
+    "reconstruct",
+]

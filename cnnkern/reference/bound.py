@@ -7,7 +7,7 @@ times that: it covers γ's denominator, and a float64 oracle that is itself roun
 is float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,39 @@ def error_bound(operation: Callable[..., Tensor], *arguments: Any, **options: An
     depth = _DEPTH[operation](*arguments)
     magnitudes = [a.detach().abs().double() if isinstance(a, Tensor) else a for a in arguments]
     return 2 * depth * torch.finfo(arguments[0].dtype).eps * operation(*magnitudes, **options)
+
+
+def assert_gradients_within_bound(
+    actual: Sequence[Tensor], operation: Callable[..., Tensor], grad: Tensor, *arguments: Any, **options: Any
+) -> None:
+    """Raise AssertionError unless `actual` are the gradients of `operation` up to the bound of their sums.
+
+    `grad` is the gradient of the output and `actual` has one for each tensor among `arguments`. A gradient
+    sums over the pixels of all images on top of what the operation itself sums over, and over the output
+    channels: the bound is 2·depth·eps times the gradient that all absolute values would have.
+    """
+    depth = _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
+    expected = _gradients(lambda a: a.detach().double(), operation, grad, arguments, options)
+    magnitudes = _gradients(lambda a: a.detach().abs().double(), operation, grad, arguments, options)
+    for index, (got, exact, magnitude) in enumerate(zip(actual, expected, magnitudes, strict=True)):
+        assert got.shape == exact.shape, (
+            f"gradient {index}: shape {tuple(got.shape)}, not {tuple(exact.shape)}"
+        )
+        bound = 2 * depth * torch.finfo(grad.dtype).eps * magnitude
+        wrong = int((~((got.detach().double() - exact).abs() <= bound)).sum())
+        assert not wrong, f"gradient {index}: {wrong} of {got.numel()} elements are out of bounds"
+
+
+def _gradients(
+    convert: Callable[[Tensor], Tensor],
+    operation: Callable[..., Tensor],
+    grad: Tensor,
+    arguments: Sequence[Any],
+    options: dict[str, Any],
+) -> tuple[Tensor, ...]:
+    leaves = [convert(a).requires_grad_() if isinstance(a, Tensor) else a for a in arguments]
+    wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return torch.autograd.grad(operation(*leaves, **options), wanted, convert(grad))
 
 
 def assert_within_bound(
