@@ -128,7 +128,7 @@ def _packed_fake(
 
 
 register_without_gradient("conv2d", "its backward kernel is not there yet")
-register_without_gradient("conv2d_pack", "call cnnkern.conv2d with the weight itself")
-register_without_gradient("conv2d_packed", "call cnnkern.conv2d with the weight itself")
+register_without_gradient("conv2d_pack", "call cnnkern.ops.conv2d with the weight itself")
+register_without_gradient("conv2d_packed", "call cnnkern.ops.conv2d with the weight itself")
 register_autocast("conv2d")
 register_autocast("conv2d_packed")

@@ -192,10 +192,9 @@ def _backward_fake(
     shape = check_cp_conv2d(x, factor_c, factor_h, factor_w, factor_k, None, *pairs, groups)
     check_gradient(grad, shape)
     likes = [torch.empty_like(x, memory_format=memory_format(x))]
-    likes += [x.new_empty(t.shape) for t in (factor_c, factor_h, factor_w, factor_k)] + [x.new_empty(shape[1])]
-    return tuple(
-        like if asked else x.new_empty(0) for like, asked in zip(likes, output_mask, strict=True)
-    )
+    likes += [x.new_empty(factor.shape) for factor in (factor_c, factor_h, factor_w, factor_k)]
+    likes.append(x.new_empty(shape[1]))
+    return tuple(like if asked else x.new_empty(0) for like, asked in zip(likes, output_mask, strict=True))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -206,12 +205,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     asked = ctx.needs_input_grad[:6]
     gradients = run(_cp_conv2d_backward, grad, *ctx.saved_tensors, *ctx.geometry, asked)
-    return *(g if wanted else None for g, wanted in zip(gradients, asked, strict=True)), None, None, None, None
+    given = (gradient if wanted else None for gradient, wanted in zip(gradients, asked, strict=True))
+    return (*given, None, None, None, None)
 
 
 torch.library.register_autograd("cnnkern::cp_conv2d", _backward, setup_context=_keep)
 register_without_gradient("cp_conv2d_backward", "there are no second derivatives")
-register_without_gradient("cp_conv2d_pack", "call cnnkern.cp_conv2d with the factors themselves")
-register_without_gradient("cp_conv2d_packed", "call cnnkern.cp_conv2d with the factors themselves")
+register_without_gradient("cp_conv2d_pack", "call cnnkern.ops.cp_conv2d with the factors themselves")
+register_without_gradient("cp_conv2d_packed", "call cnnkern.ops.cp_conv2d with the factors themselves")
 register_autocast("cp_conv2d")
 register_autocast("cp_conv2d_packed")

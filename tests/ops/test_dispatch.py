@@ -1,0 +1,76 @@
+"""Where a call goes: to the instruction set in force, and past autograd where no gradient is asked for."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+from cnnkern import _C, ops
+from tests.ops.cases import Case
+
+CASE = Case((1, 24, 41, 37), 40, (3, 3), padding=(1, 1), rank=40)
+
+
+def test_forcing_an_instruction_set_changes_what_the_operations_run() -> None:
+    x, weight, bias = CASE.conv2d_arguments()
+    results = []
+    for isa in _C.available_isas():
+        _C.set_isa(isa)
+        assert _C.current_isa() == isa
+        results.append(ops.conv2d(x, weight, bias))
+    _C.set_isa(None)
+    # sums of 216 products: with and without fused multiply-add they are rounded differently somewhere
+    assert len(results) == 1 or not torch.equal(results[0], results[-1])
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    before = _C.current_isa()
+    with pytest.raises(ValueError, match="scalar"):
+        _C.set_isa("mmx")
+    assert _C.current_isa() == before
+
+
+def files_run(call: Callable[[], Any]) -> set[str]:
+    """The files whose Python functions `call` runs."""
+    seen: set[str] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        seen.add(Path(frame.f_code.co_filename).name)
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("name", ["conv2d", "cp_conv2d"])
+def test_no_autograd_where_no_gradient_is_asked_for(name: str, mode: Callable) -> None:
+    arguments = CASE.conv2d_arguments() if name == "conv2d" else CASE.cp_arguments()
+    operation = getattr(ops, name)
+    if mode is not torch.enable_grad:
+        arguments = [argument.requires_grad_() for argument in arguments]
+    with mode():
+        assert "autograd.py" not in files_run(lambda: operation(*arguments))
+        y = operation(*arguments)
+    assert not y.requires_grad
+    assert y.grad_fn is None
+
+
+@pytest.mark.parametrize("name", ["conv2d", "cp_conv2d"])
+def test_packed_weights_have_no_gradient(name: str) -> None:
+    arguments = CASE.conv2d_arguments() if name == "conv2d" else CASE.cp_arguments()
+    x, *weights, bias = arguments
+    packed = getattr(torch.ops.cnnkern, f"{name}_pack")(*weights, 1)
+    pairs = (CASE.stride, CASE.padding, CASE.dilation)
+    size, last = (CASE.weight_size, [False]) if name == "conv2d" else (CASE.factor_size, [])
+    operation = getattr(torch.ops.cnnkern, f"{name}_packed")
+    y = operation(x.requires_grad_(), packed, bias, size, *pairs, 1, *last)
+    with pytest.raises(NotImplementedError, match=f"{name}_packed has no gradient: call cnnkern.ops.{name}"):
+        y.sum().backward()

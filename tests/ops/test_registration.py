@@ -1,0 +1,75 @@
+"""Every registered operation is one that the rest of PyTorch can work with."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cnnkern import reference
+from tests.ops.cases import Case
+
+CASES = [
+    Case((2, 3, 5, 7), 17, (3, 2), padding=(1, 0)),
+    Case((1, 6, 5, 7), 4, (3, 3), stride=(2, 1), dilation=(1, 2), groups=2, rank=18, bias=False),
+    Case((2, 5, 7, 4), 10, (3, 3), padding=(1, 1), groups=5),
+    Case((0, 3, 5, 7), 4, (1, 1)),
+]
+
+
+def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tuple[Any, ...]:
+    """Arguments of the operation `name` for a case."""
+    x, weight, bias = case.conv2d_arguments()
+    x = x.contiguous(memory_format=memory_format)
+    _, *factors, _ = case.cp_arguments()
+    pairs = [list(case.stride), list(case.padding), list(case.dilation)]
+    grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
+    packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
+    packed_factors = torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups)
+    return {
+        "im2col": (x, list(case.kernel), *pairs),
+        "conv2d": (x, weight, bias, *pairs, case.groups, True),
+        "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
+        "conv2d_pack": (weight, case.groups),
+        "conv2d_packed": (x, packed, bias, list(case.weight_size), *pairs, case.groups, False),
+        "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
+        "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
+        "cp_conv2d_pack": (*factors, case.groups),
+        "cp_conv2d_packed": (x, packed_factors, bias, list(case.factor_size), *pairs, case.groups),
+    }[name]
+
+
+DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col")
+REGISTERED = sorted(
+    schema.name.removeprefix("cnnkern::")
+    for schema in torch._C._jit_get_all_schemas()
+    if schema.name.startswith("cnnkern::")
+)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", REGISTERED)
+def test_opcheck(name: str, case: Case, memory_format: torch.memory_format) -> None:
+    """Schema, fake kernel, autograd and tracing agree; fails for an operation that has no arguments above."""
+    operation = getattr(torch.ops.cnnkern, name).default
+    given = arguments(name, case, memory_format)
+    torch.library.opcheck(operation, given)
+    if name in DIFFERENTIABLE:
+        torch.library.opcheck(operation, [require_gradient(argument) for argument in given])
+
+
+def require_gradient(argument: Any) -> Any:
+    return argument.clone().requires_grad_() if isinstance(argument, torch.Tensor) else argument
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_packed", "cp_conv2d", "cp_conv2d_packed", "im2col"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
+    x, *rest = arguments(name, CASES[0], torch.contiguous_format)
+    operation = getattr(torch.ops.cnnkern, name).default
+    x = x.to(dtype)
+    expected = operation(x.float(), *rest)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = operation(x, *rest)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, expected)
