@@ -16,12 +16,15 @@ from safetensors.torch import save
 from examples.datasets import fashion_mnist
 from examples.files import Unavailable, written_whole
 from examples.networks import CHECKPOINT, fashion_net
-from examples.training import evaluate, steps_per_epoch, train_epochs
-
-PEAK_LEARNING_RATE = 0.1
-MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-4
-LABEL_SMOOTHING = 0.05
+from examples.training import (
+    BATCH_SIZE,
+    LABEL_SMOOTHING,
+    PEAK_LEARNING_RATE,
+    evaluate,
+    one_cycle,
+    steps_per_epoch,
+    train,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,24 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     network = fashion_net().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=PEAK_LEARNING_RATE,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=PEAK_LEARNING_RATE,
-        total_steps=options.epochs * steps_per_epoch(training, options.batch_size),
-        pct_start=0.25,
-    )
-    losses = train_epochs(
+    steps = options.epochs * steps_per_epoch(training, options.batch_size)
+    groups = [{"params": list(network.parameters()), "max_lr": PEAK_LEARNING_RATE}]
+    optimizer, schedule = one_cycle(groups, steps)
+    losses = train(
         network,
         training,
         optimizer,
-        epochs=options.epochs,
+        steps=steps,
         batch_size=options.batch_size,
         seed=options.seed,
         schedule=schedule,
@@ -91,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=CHECKPOINT, metavar="FILE", help="default: %(default)s"
     )
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     return parser

@@ -2,15 +2,22 @@
 
 import math
 from collections.abc import Callable
+from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import cross_entropy, pad
 from tqdm import tqdm
 
 from examples.datasets import MEAN, STD, Split
 
 SHIFT = 2
+BATCH_SIZE = 128
+PEAK_LEARNING_RATE = 0.1
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+LABEL_SMOOTHING = 0.05
 
 
 @torch.inference_mode()
@@ -27,54 +34,68 @@ def evaluate(network: nn.Module, split: Split, batch_size: int = 500) -> float:
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each of ``images`` mirrored with probability 1/2 and moved by up to SHIFT pixels, black at the rim."""
-    count, _, height, width = images.shape
+    number, _, height, width = images.shape
     black = -MEAN / STD
-    padded = functional.pad(images, (SHIFT,) * 4, value=black)
+    padded = pad(images, (SHIFT,) * 4, value=black)
     rows, columns = (
-        torch.randint(0, 2 * SHIFT + 1, (count, 1), generator=generator) + torch.arange(size)
+        torch.randint(0, 2 * SHIFT + 1, (number, 1), generator=generator) + torch.arange(size)
         for size in (height, width)
     )
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    mirrored = torch.rand(number, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    batch = torch.arange(count)[:, None, None]
+    batch = torch.arange(number)[:, None, None]
     return padded[batch, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
-def train_epochs(
+def one_cycle(
+    groups: list[dict[str, Any]], steps: int
+) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.OneCycleLR]:
+    """SGD on a one-cycle schedule over ``steps``, for groups of "params" and their "max_lr"."""
+    rates = [group["max_lr"] for group in groups]
+    optimizer = torch.optim.SGD(
+        [{"params": group["params"]} for group in groups],
+        lr=PEAK_LEARNING_RATE,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.25)
+    return optimizer, schedule
+
+
+def train(
     network: nn.Module,
     split: Split,
     optimizer: torch.optim.Optimizer,
     *,
-    epochs: int,
-    batch_size: int = 128,
+    steps: int,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     label_smoothing: float = 0.0,
-    augmented: bool = True,
-    description: str = "training",
+    description: str | None = "training",
+    before_step: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], str] | None = None,
 ) -> list[float]:
-    """Trains ``network`` in place for ``epochs`` passes over ``split`` in an order that ``seed`` fixes.
+    """Trains ``network`` in place for ``steps`` batches of augmented images, in an order that ``seed`` fixes.
 
-    ``schedule`` is stepped once per batch; ``after_epoch`` gets the epoch, from 1, and may return a remark to
-    show. Returns the loss of every step; ends early, with that loss last, if it is no longer finite.
+    ``schedule`` is stepped once per batch; ``before_step`` gets the step, from 0; ``after_epoch`` gets the
+    number of passes made over ``split`` and returns a remark to show. ``description`` None shows no progress
+    bar. Returns the loss of every step; ends early, with that loss last, if it is no longer finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    count = len(split.labels)
     losses: list[float] = []
     network.train()
-    with tqdm(
-        total=epochs * steps_per_epoch(split, batch_size), desc=description, unit="step", leave=False
-    ) as bar:
-        for epoch in range(1, epochs + 1):
-            for chosen in torch.randperm(count, generator=generator).split(batch_size):
-                images = split.images[chosen]
-                if augmented:
-                    images = augment(images, generator)
+    with tqdm(total=steps, desc=description, unit="step", leave=False, disable=description is None) as bar:
+        for epoch in count(1):
+            for chosen in torch.randperm(len(split.labels), generator=generator).split(batch_size):
+                if len(losses) == steps:
+                    return losses
+                if before_step is not None:
+                    before_step(len(losses))
+                images = augment(split.images[chosen], generator)
                 optimizer.zero_grad(set_to_none=True)
-                loss = functional.cross_entropy(
-                    network(images), split.labels[chosen], label_smoothing=label_smoothing
-                )
+                loss = cross_entropy(network(images), split.labels[chosen], label_smoothing=label_smoothing)
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
                     return losses
@@ -82,13 +103,11 @@ def train_epochs(
                 optimizer.step()
                 if schedule is not None:
                     schedule.step()
+                bar.set_postfix(epoch=epoch, loss=f"{losses[-1]:.3f}", refresh=False)
                 bar.update()
-                bar.set_postfix(epoch=f"{epoch}/{epochs}", loss=f"{losses[-1]:.3f}", refresh=False)
-            remark = after_epoch(epoch) if after_epoch is not None else None
-            if remark:
-                bar.write(f"{description}: epoch {epoch}/{epochs}, {remark}")
-            network.train()
-    return losses
+            if after_epoch is not None:
+                bar.write(f"{description}: epoch {epoch}, {after_epoch(epoch)}")
+                network.train()
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

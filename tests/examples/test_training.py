@@ -9,7 +9,7 @@ from torch import nn
 
 from examples import train_fashion_mnist
 from examples.datasets import MEAN, STD, Split, fashion_mnist
-from examples.training import augment, evaluate, train_epochs
+from examples.training import augment, evaluate, train
 
 BLACK = -MEAN / STD
 
@@ -42,10 +42,8 @@ def test_same_seed_same_weights(small_data: Path):
         torch.manual_seed(3)
         network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-        losses = train_epochs(
-            network, fashion_mnist(small_data)[0], optimizer, epochs=2, batch_size=25, seed=5
-        )
-        assert len(losses) == 8
+        losses = train(network, fashion_mnist(small_data)[0], optimizer, steps=7, batch_size=25, seed=5)
+        assert len(losses) == 7
         return list(network.parameters())
 
     for once, again in zip(trained(), trained(), strict=True):
@@ -55,7 +53,7 @@ def test_same_seed_same_weights(small_data: Path):
 def test_training_stops_when_the_loss_is_no_number(small_data: Path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e38)
-    losses = train_epochs(network, fashion_mnist(small_data)[0], optimizer, epochs=3, batch_size=32)
+    losses = train(network, fashion_mnist(small_data)[0], optimizer, steps=9, batch_size=32)
     assert len(losses) < 9
     assert not torch.tensor(losses[-1]).isfinite()
 
