@@ -1,7 +1,7 @@
 """The comparison: every layer of the table, ours against stock software, in interleaved runs."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -39,10 +39,15 @@ class Settings:
 
     def steps(self) -> int:
         """How often `compare` calls `advance`."""
-        per_run = len(self.threads) * len(self.layers) * len(self.batches) if "forward" in self.suites else 0
+        steps = self.runs * len(self.threads) * len(self.layers) if "forward" in self.suites else 0
         if "training" in self.suites:
-            per_run += len(self.layers) * len(self.batches)
-        return per_run * self.runs
+            steps += self.runs * len(self.ranked) + sum(len(layer.ranks) for layer in self.ranked)
+        return steps * len(self.batches)
+
+    @property
+    def ranked(self) -> tuple[Layer, ...]:
+        """The layers that have a CP form."""
+        return tuple(layer for layer in self.layers if layer.ranks)
 
     def describe(self) -> dict[str, object]:
         return asdict(self) | {"layers": [layer.name for layer in self.layers]}
@@ -60,10 +65,7 @@ def compare(settings: Settings, advance: Advance) -> Results:
                 rows += _forward(settings, threads, advance)
     with thread_count(everybody):
         if "training" in settings.suites:
-            try:
-                rows += _training(settings, everybody, advance)
-            except NotImplementedError as missing:
-                notes.append(f"training skipped: {missing}")
+            rows += _training(settings, everybody, advance)
         if "overhead" in settings.suites:
             rows += _overhead(settings, everybody)
     return Results(environment(), settings.describe(), rows, notes)
@@ -80,7 +82,7 @@ def _forward(settings: Settings, threads: int, advance: Advance) -> list[Row]:
         return entered
 
     with OnnxRuntime() if threads == 1 else nullcontext() as rival:
-        found = _race(settings, threads, enter, advance)
+        found = _race(settings, settings.layers, threads, enter, advance)
     return [Row.of(work, threads, runs) for work, runs in found.items()]
 
 
@@ -88,16 +90,17 @@ def _training(settings: Settings, threads: int, advance: Advance) -> list[Row]:
     def enter(layer: Layer, batch: int) -> list[Contest]:
         return [contests.training(layer, rank, batch) for rank in layer.ranks]
 
-    found = _race(settings, threads, enter, advance)
-    ranked = {layer.name: layer for layer in settings.layers}
-    return [
-        Row.of(work, threads, runs, _memory(ranked[work.layer], work, runs[0].timings, threads))
-        for work, runs in found.items()
-    ]
-
-
-def _memory(layer: Layer, work: Workload, contenders: Iterable[str], threads: int) -> dict[str, int]:
-    return {name: training_memory(layer, work.rank, work.batch, name, threads) for name in contenders}
+    found = _race(settings, settings.ranked, threads, enter, advance)
+    ranked = {layer.name: layer for layer in settings.ranked}
+    rows = []
+    for work, runs in found.items():
+        advance(f"{work.title}, batch {work.batch}, memory of a step")
+        layer = ranked[work.layer]
+        extra_bytes = {
+            name: training_memory(layer, work.rank, work.batch, name, threads) for name in contests.STEPS
+        }
+        rows.append(Row.of(work, threads, runs, extra_bytes))
+    return rows
 
 
 def _overhead(settings: Settings, threads: int) -> list[Row]:
@@ -114,13 +117,17 @@ def _overhead(settings: Settings, threads: int) -> list[Row]:
 
 
 def _race(
-    settings: Settings, threads: int, enter: Callable[[Layer, int], list[Contest]], advance: Advance
+    settings: Settings,
+    layers: tuple[Layer, ...],
+    threads: int,
+    enter: Callable[[Layer, int], list[Contest]],
+    advance: Advance,
 ) -> dict[Workload, list[Run]]:
-    """All runs of all layers; the whole table is repeated, so that the runs of a layer lie minutes apart."""
+    """All runs of `layers`; the whole table is repeated, so that the runs of a layer lie minutes apart."""
     found: dict[Workload, list[Run]] = {}
     for run in range(settings.runs):
         bandwidth = _C.memory_bandwidth(threads, BANDWIDTH_SECONDS)
-        for layer, batch in product(settings.layers, settings.batches):
+        for layer, batch in product(layers, settings.batches):
             advance(f"{layer.name}, batch {batch}, {threads} threads, run {run + 1} of {settings.runs}")
             entered = enter(layer, batch)
             if run == 0:

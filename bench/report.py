@@ -18,7 +18,9 @@ LEGEND = """\
 ms: median of the runs, torch in its fastest layout (NHWC+: the weights in that format too).
 x: how many times faster than that, median of the runs' ratios; below 1 is a loss. ORT, dense: our faster
 layout against ONNX Runtime and against torch's dense layer; FLOPs: what arithmetic alone would give there.
-%: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout."""
+%: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout.
+extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout; needed:
+output and gradients, which every step holds."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ RATES = [
 MEMORY = [
     _megabytes("torch\nextra MB", "torch"),
     _megabytes("ours\nextra MB", "cnnkern"),
+    Column("needed\nMB", lambda row: f"{row.work.bytes / 2 / 1e6:.1f}"),
     _ratio("less\nx", "extra_memory"),
 ]
 OVERHEAD = [

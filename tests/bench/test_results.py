@@ -16,6 +16,7 @@ from bench.results import RESULTS, Results, Row, Run, machine_slug, summarize
 from bench.timing import Timing
 
 SMALL = Layer("small", 4, 6, (3, 3), 6, 6, padding=1, ranks=(2,))
+DENSE = Layer("dense only", 4, 6, (1, 1), 6, 6)
 
 
 def run(torch_seconds: float, ours: float, *, dense: float | None = None, **more: float) -> Run:
@@ -74,25 +75,24 @@ def test_the_summary_keeps_losses():
 @pytest.fixture(scope="module")
 def results() -> Results:
     titles = []
-    settings = Settings(
-        suites=("forward", "overhead"), layers=(SMALL,), batches=(1, 2), threads=(1,), runs=2, seconds=0.01
-    )
+    settings = Settings(layers=(SMALL, DENSE), batches=(2,), threads=(1,), runs=2, seconds=0.01)
     results = compare(settings, titles.append)
-    assert len(titles) == settings.steps() == 4
+    assert len(titles) == settings.steps() == 7
     return results
 
 
 def test_a_small_comparison_runs(results: Results):
     assert torch.get_num_threads() == Settings().threads[-1]
-    assert [(found.work.suite, found.work.batch) for found in results.rows] == [
-        ("dense", 1),
-        ("cp", 1),
-        ("dense", 2),
-        ("cp", 2),
-        ("overhead", 1),
-        ("overhead", 1),
+    assert [(found.work.suite, found.work.title) for found in results.rows] == [
+        ("dense", "small"),
+        ("cp", "small R=2"),
+        ("dense", "dense only"),
+        ("training", "small R=2"),
+        ("overhead", "no_grad"),
+        ("overhead", "inference_mode"),
     ]
-    for found in results.rows[:4]:
+    assert set(results.rows[3].ratios) == {"contiguous", "channels_last", "best", "extra_memory"}
+    for found in results.rows[:3]:
         assert set(found.ratios) >= {"contiguous", "channels_last", "best", "onnxruntime"}
         assert all(ratio > 0 for ratio in found.ratios.values())
         assert ("over_dense" in found.ratios) == (found.work.suite == "cp")
@@ -104,7 +104,7 @@ def test_the_file_says_what_the_numbers_depend_on(results: Results, tmp_path):
     document = json.loads((tmp_path / "deep" / "result.json").read_text())
     assert set(document) == {"schema", "environment", "settings", "rows", "notes", "summary"}
     assert set(document["environment"]) >= {"commit", "torch", "cpu", "isa", "threads", "onnxruntime", "date"}
-    assert document["settings"]["layers"] == ["small"]
+    assert document["settings"]["layers"] == ["small", "dense only"]
     first = document["rows"][0]
     assert set(first) == {
         "work",
