@@ -19,8 +19,8 @@ ms: median of the runs, torch in its fastest layout (NHWC+: the weights in that 
 x: how many times faster than that, median of the runs' ratios; below 1 is a loss. ORT, dense: our faster
 layout against ONNX Runtime and against torch's dense layer; FLOPs: what arithmetic alone would give there.
 %: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout.
-extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout; needed:
-output and gradients, which every step holds."""
+extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout;
+needed: output and gradients, which every step holds."""
 
 
 @dataclass(frozen=True)
