@@ -1,0 +1,57 @@
+"""The layers under test, the arguments that they are built with, and what they have to compute."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnkern import reference
+from cnnkern.nn import CPConv2d, Im2colConv2d
+
+LAYERS = (Im2colConv2d, CPConv2d)
+Layer = Im2colConv2d | CPConv2d
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "plain": {"kernel_size": 3},
+    "no bias": {"kernel_size": (3, 2), "bias": False},
+    "stride": {"kernel_size": 3, "stride": (2, 1), "padding": 1},
+    "dilation": {"kernel_size": (2, 3), "padding": (0, 2), "dilation": (3, 2)},
+    "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 6},
+    "valid": {"kernel_size": 3, "padding": "valid"},
+    "same": {"kernel_size": (3, 5), "padding": "same"},
+    "same, even kernel": {"kernel_size": (2, 4), "padding": "same"},
+    "same, dilation": {"kernel_size": (4, 3), "padding": "same", "dilation": (1, 2)},
+    "same, reflect": {"kernel_size": (4, 3), "padding": "same", "padding_mode": "reflect"},
+    "reflect": {"kernel_size": 3, "padding": (1, 2), "padding_mode": "reflect"},
+    "replicate": {"kernel_size": 3, "padding": (1, 2), "stride": 2, "padding_mode": "replicate"},
+    "circular": {"kernel_size": 3, "padding": (1, 2), "groups": 2, "padding_mode": "circular"},
+    "float64": {"kernel_size": 3, "dtype": torch.float64},
+}
+
+
+def build(kind: type[Layer], in_channels: int = 6, out_channels: int = 12, **arguments: Any) -> Layer:
+    """A layer of this kind; a CP layer of rank 12, which every number of groups here divides."""
+    if kind is CPConv2d:
+        arguments.setdefault("rank", 12)
+    return kind(in_channels, out_channels, **{"kernel_size": 3, **arguments})
+
+
+def image(layer: Layer, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """A random input of the layer's dtype."""
+    dtype = next(layer.parameters()).dtype
+    return torch.randn(2, layer.in_channels, 9, 11, dtype=dtype).contiguous(memory_format=memory_format)
+
+
+def assert_computes(y: Tensor, layer: Layer, x: Tensor) -> None:
+    """Raise AssertionError unless `y` is what the layer stands for on `x`, within the bound of the oracle."""
+    conv = nn.Conv2d(6, 12, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, conv._reversed_padding_repeated_twice, mode)
+    options = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
+    if isinstance(layer, CPConv2d):
+        factors = layer.factor_c, layer.factor_h, layer.factor_w, layer.factor_k
+        reference.assert_within_bound(y, reference.cp_conv2d, padded, *factors, layer.bias, **options)
+    else:
+        reference.assert_within_bound(y, reference.conv2d, padded, layer.weight, layer.bias, **options)
