@@ -55,6 +55,9 @@ build/simde/.build: $(VENV)/.requirements $(BUILD_INPUTS) $(PACKAGE)
 	  $(PIP_BUILD) --target build/simde .
 	touch $@
 
+# Threads that wait for work without spinning: the small cases of tests gain nothing by it, and a busy machine loses.
+test-native test-sanitized test-simde: export OMP_WAIT_POLICY = passive
+
 test-native: build
 	$(BIN)/pytest
 
