@@ -61,7 +61,7 @@ def compare(settings: Settings, advance: Advance) -> Results:
     everybody = max(settings.threads)
     if "forward" in settings.suites:
         for threads in settings.threads:
-            with thread_count(threads), torch.inference_mode():
+            with thread_count(threads):
                 rows += _forward(settings, threads, advance)
     with thread_count(everybody):
         if "training" in settings.suites:
@@ -106,9 +106,8 @@ def _training(settings: Settings, threads: int, advance: Advance) -> list[Row]:
 def _overhead(settings: Settings, threads: int) -> list[Row]:
     rows = []
     for mode, inference in overhead.MODES.items():
+        calls, runs = overhead.contenders(), []
         with inference():
-            calls = overhead.contenders()
-            runs = []
             for _ in range(settings.runs):
                 timings, _ = interleave(calls, seconds=settings.seconds)
                 runs.append(Run({call.name: timing for call, timing in zip(calls, timings, strict=True)}))
@@ -140,12 +139,13 @@ def _race(
 
 def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: float) -> Iterator[Run]:
     """One interleaved run of all contenders of one layer, handed out by contest."""
-    timings, peak = interleave(
-        [contender for contest in entered for contender in contest.contenders],
-        seconds=settings.seconds,
-        min_rounds=settings.min_rounds,
-        beside=lambda: _C.fma_peak(threads, PEAK_SECONDS),
-    )
+    with entered[0].mode():
+        timings, peak = interleave(
+            [contender for contest in entered for contender in contest.contenders],
+            seconds=settings.seconds,
+            min_rounds=settings.min_rounds,
+            beside=lambda: _C.fma_peak(threads, PEAK_SECONDS),
+        )
     remaining, dense_seconds = iter(timings), None
     for contest in entered:
         names = [contender.name for contender in contest.contenders]

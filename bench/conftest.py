@@ -35,11 +35,11 @@ def measure(benchmark: BenchmarkFixture, threads: int) -> Callable[..., None]:
     """measure(contender, contests.X, ...) times one contender of contests.X(...), all of which are right."""
 
     def run(contender: str, build: Callable[..., contests.Contest], *arguments: object) -> None:
-        with torch.inference_mode(build is not contests.training):
-            contest = _checked(threads, build, *arguments)
-            work = contest.work
-            benchmark.group = f"{work.suite}: {work.title}, batch {work.batch}, {threads} threads"
-            peak = _C.fma_peak(threads, PEAK_SECONDS)
+        contest = _checked(threads, build, *arguments)
+        work = contest.work
+        benchmark.group = f"{work.suite}: {work.title}, batch {work.batch}, {threads} threads"
+        peak = _C.fma_peak(threads, PEAK_SECONDS)
+        with contest.mode():
             benchmark(next(call.run for call in contest.contenders if call.name == contender))
         benchmark.extra_info |= {"threads": threads, "flops": work.flops, "bytes": work.bytes}
         if benchmark.enabled:

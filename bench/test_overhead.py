@@ -9,7 +9,7 @@ from bench import overhead
 @pytest.mark.parametrize("mode", overhead.MODES)
 @pytest.mark.parametrize("contender", overhead.NAMES)
 def test_overhead(benchmark: BenchmarkFixture, mode: str, contender: str) -> None:
+    calls = {call.name: call.run for call in overhead.contenders()}
+    benchmark.group = f"overhead: {mode}"
     with overhead.MODES[mode]():
-        calls = {call.name: call.run for call in overhead.contenders()}
-        benchmark.group = f"overhead: {mode}"
         benchmark(calls[contender])
