@@ -21,7 +21,7 @@ struct Conv2dShape {
   int64_t dilation_height;
   int64_t dilation_width;
   int64_t groups;
-  bool channels_last;    // x and y are (N, H, W, C) in memory, else (N, C, H, W)
+  bool channels_last;  // x and y are (N, H, W, C) in memory, else (N, C, H, W)
 };
 
 // Every output channel reads one of several input channels.
@@ -37,6 +37,19 @@ struct Conv2dParams {
   T* scratch;       // conv2d_scratch(shape, threads) values, 64-byte aligned; the caller's
   int64_t threads;
   bool relu;
+};
+
+template <class T>
+struct Conv2dBackwardParams {
+  Conv2dShape shape;
+  const T* grad;    // of y, dense, in the shape's layout; the caller's
+  const T* x;       // dense, in the shape's layout; read for grad_weight alone; the caller's
+  const T* weight;  // (K, C/G, kH, kW), contiguous; read for grad_x alone; the caller's
+  T* grad_x;        // dense, in the shape's layout, or null where not asked for; the caller's
+  T* grad_weight;   // (K, C/G, kH, kW), contiguous, or null; the caller's
+  T* grad_bias;     // (K) or null; the caller's
+  T* scratch;       // conv2d_backward_scratch values, 64-byte aligned; the caller's
+  int64_t threads;
 };
 
 }  // namespace cnnkern
