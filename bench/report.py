@@ -11,7 +11,7 @@ from rich.table import Table
 from bench import overhead
 from bench.results import Results, Row, Summary, maker, summarize
 
-REPORT_WIDTH = 124  # what the widest table needs
+REPORT_WIDTH = 130  # what the widest table needs
 
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC", "channels_last_weights": "NHWC+"}
 LEGEND = """\
