@@ -14,17 +14,19 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// C[line][pixel][column] (+)= sum over k of A[line][pixel][k] B[k][column], with k running over `segments` pieces of
+// C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column], with k running over `segments` pieces of
 // `segment_length` each, piece s starting at A + segment_offset[s]. That is a matrix product whose rows need no
 // packing: a pixel's patch in a channels-last image is kH such pieces of kW * C adjacent values.
 // All strides and offsets are in elements; nothing is owned.
 template <class T>
 struct Gemm {
-  const T* a;                     // first pixel of the first line
+  const T* a;                     // first pixel of the first line of the first plane
   int64_t a_pixel;                // from one pixel to the next
   int64_t a_line;                 // from one line to the next
+  int64_t a_plane;                // from one plane to the next
   int64_t pixels;                 // in a line
-  int64_t lines;
+  int64_t lines;                  // in a plane
+  int64_t planes = 1;
   const int64_t* segment_offset;  // (segments)
   int64_t segments;
   int64_t segment_length;
@@ -34,6 +36,7 @@ struct Gemm {
   T* c;
   int64_t c_pixel;
   int64_t c_line;
+  int64_t c_plane;
   int64_t c_panel;                // kPanel where the columns of C are adjacent
   int64_t columns;
   const T* bias;                  // (columns), added when not accumulating; may be null

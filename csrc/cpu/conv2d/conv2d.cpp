@@ -3,7 +3,8 @@
 // A work item is a band of output rows of one image, against a range of output channels. Its input rows become a
 // strip (cpu/strip.h), or are read in place where the image is channels last and needs no padding. In a strip a pixel's
 // patch is kH runs of kW * C adjacent values, so the GEMM reads its rows straight from there. Where output rows are too
-// short to fill its tile, blocks of k are lowered into a small matrix first, of several images where those are small.
+// short to fill its tile, blocks of k are lowered into a small matrix first. Small images go several at a time, since
+// every band reads all weights.
 #include "cpu/conv2d/conv2d.h"
 
 #include <algorithm>
@@ -18,7 +19,8 @@ namespace cnnkern {
 namespace {
 
 constexpr int64_t kLoweredDepth = 256;   // k of one lowered block
-constexpr int64_t kLoweredPixels = 128;  // enough for the weights to be read rarely
+constexpr int64_t kLoweredPixels = 192;
+constexpr int64_t kPixels = 512;  // of one band: enough for the weights to be read rarely
 
 struct Plan {
   int64_t images;         // of one band; more than one are whole
@@ -56,12 +58,14 @@ Plan make_plan(const Conv2dShape& s, int64_t threads, int64_t tile_pixels) {
   const bool few_pixels = s.batch > 1 && area * 2 <= kLoweredPixels && plan.group_columns >= 4 * kPanel;
   plan.lowered = few_pixels || !one_line && s.out_height > 1 && plan.group_columns >= 4 * kPanel &&
                                    s.out_width * 5 < tiles * tile_pixels * 3;
-  plan.images = few_pixels ? std::min((s.batch + threads - 1) / threads, kLoweredPixels / area) : 1;
 
   // A strip takes half of level 2; the other half is for weights and results.
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.pitch * s.stride_height;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / std::max<int64_t>(1, row_bytes));
-  int64_t strips = plan.images > 1 ? 1 : (s.out_height + fit - 1) / fit;
+  int64_t strips = (s.out_height + fit - 1) / fit;
+  const int64_t image_rows = strip_rows(s, s.out_height) / s.stride_height + 1;
+  plan.images = std::clamp<int64_t>(std::min((plan.lowered ? kLoweredPixels : kPixels) / area, fit / image_rows), 1,
+                                    (s.batch + threads - 1) / threads);
   plan.splits = 1;
   if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
     // Too few images to go round: share the channels where the weights are what has to be read, else the rows.
@@ -142,6 +146,11 @@ Gemm<T> gemm_of(const Conv2dParams<T>& p, const Plan& plan, const Item& item, co
   return gemm;
 }
 
+// Elements from one image's strip to the next, where a band has several.
+int64_t strip_step(const Conv2dShape& s, const Plan& plan) {
+  return (plan.in_place ? s.in_height : strip_rows(s, plan.out_rows)) * plan.pitch;
+}
+
 template <class T>
 void multiply_in_strip(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan, const Item& item,
                        const T* strip, const Scratch<T>& scratch) {
@@ -157,16 +166,14 @@ void multiply_in_strip(const Primitives<T>& kernels, const Conv2dParams<T>& p, c
     gemm.lines = 1;
   }
   gemm.c_line = s.out_width * gemm.c_pixel;
+  gemm.planes = item.images;
+  gemm.a_plane = strip_step(s, plan);
+  gemm.c_plane = item.rows * gemm.c_line;
   gemm.segment_offset = scratch.offsets;
   gemm.segments = plan.segments;
   gemm.segment_length = plan.segment_length;
   gemm.relu = p.relu;
   kernels.gemm(gemm);
-}
-
-// Elements from one image's strip to the next, where a band has several.
-int64_t strip_step(const Conv2dShape& s, const Plan& plan) {
-  return (plan.in_place ? s.in_height : strip_rows(s, plan.out_rows)) * plan.pitch;
 }
 
 // One row a pixel: the values k in [begin, end) of its patch.
