@@ -11,6 +11,8 @@ namespace cnnkern {
 namespace {
 
 constexpr int64_t kParts = 8;
+// The parts' sums may take this share of what the three intermediate maps would.
+constexpr int64_t kShareOfMaps = 8;
 
 }  // namespace
 
@@ -21,8 +23,6 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   plan.rank_panels = panels(rank / s.groups);
   plan.channel_panels = panels(group_channels);
   plan.output_panels = panels(s.out_channels / s.groups);
-  plan.parts = std::min(s.batch, kParts);
-  plan.by_parts = plan.parts >= threads;
 
   const int64_t span = (s.kernel_height - 1) * s.dilation_height + 1;
   const int64_t in_row = s.in_width * kPanel * (2 * plan.rank_panels + plan.channel_panels);
@@ -62,6 +62,9 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   plan.sum_w = plan.sum_h + padded_rank * s.kernel_height;
   plan.sum_bias = plan.sum_w + padded_rank * s.kernel_width;
   plan.sums_size = plan.sum_bias + plan.output_panels * kPanel;
+  const int64_t maps = s.batch * rank * (s.in_height * s.in_width + 2 * s.out_height * s.out_width);
+  plan.parts = std::clamp<int64_t>(maps / (kShareOfMaps * s.groups * plan.sums_size), 1, std::min(s.batch, kParts));
+  plan.by_parts = plan.parts >= threads;
   return plan;
 }
 

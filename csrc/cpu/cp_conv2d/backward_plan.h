@@ -1,5 +1,6 @@
 // How the gradients of a fused CP convolution are cut. The images are split into parts whose sums over pixels are kept
-// apart and added in order at the end: as many whatever the number of threads, so that the bits do not depend on it.
+// apart and added in order at the end. How many depends on the shape alone, so that the bits do not depend on the
+// number of threads.
 #pragma once
 #include "cpu/cp_conv2d/plan.h"
 
