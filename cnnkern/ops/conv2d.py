@@ -10,6 +10,7 @@ from cnnkern.ops.arguments import (
     IntPair,
     Pair,
     check_convolution,
+    check_gradient,
     check_groups,
     check_kind,
     check_not_empty,
@@ -20,7 +21,6 @@ from cnnkern.ops.arguments import (
     up_to_panel,
 )
 from cnnkern.ops.dispatch import (
-    refuse_gradient,
     register_autocast,
     register_fake,
     register_without_gradient,
@@ -28,6 +28,7 @@ from cnnkern.ops.dispatch import (
 )
 
 _conv2d = torch.ops.cnnkern.conv2d.default
+_conv2d_backward = torch.ops.cnnkern.conv2d_backward.default
 
 
 def conv2d(
@@ -57,13 +58,14 @@ def conv2d(
     Raises:
         ValueError: a wrong shape or number.
         TypeError: something that is no tensor, or no int.
-        NotImplementedError: a dtype or a device without a kernel, or a gradient.
+        NotImplementedError: a dtype or a device without a kernel.
+
+    Differentiable once in x, weight and bias.
     """
     stride, padding, dilation = geometry(stride, padding, dilation)
     if activation not in (None, "relu"):
         raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
     check_conv2d(x, weight, bias, stride, padding, dilation, groups)
-    refuse_gradient("conv2d", x, weight, bias)
     return run(_conv2d, x, weight, bias, stride, padding, dilation, groups, activation is not None)
 
 
@@ -127,7 +129,43 @@ def _packed_fake(
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-register_without_gradient("conv2d", "its backward kernel is not there yet")
+@register_fake("conv2d_backward")
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = check_conv2d(x, weight, None, *geometry(stride, padding, dilation), groups)
+    check_gradient(grad, shape)
+    for_x, for_weight, for_bias = output_mask
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)) if for_x else x.new_empty(0),
+        x.new_empty(weight.shape if for_weight else 0),
+        x.new_empty(shape[1] if for_bias else 0),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _, *ctx.geometry, relu = inputs
+    ctx.save_for_backward(x, weight, *[output] * relu)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, *output = ctx.saved_tensors
+    if output:
+        grad = torch.ops.aten.threshold_backward(grad, *output, 0)
+    asked = ctx.needs_input_grad[:3]
+    gradients = run(_conv2d_backward, grad, x, weight, *ctx.geometry, asked)
+    return *(g if wanted else None for g, wanted in zip(gradients, asked, strict=True)), *[None] * 5
+
+
+torch.library.register_autograd("cnnkern::conv2d", _backward, setup_context=_keep)
+register_without_gradient("conv2d_backward", "there are no second derivatives")
 register_without_gradient("conv2d_pack", "call cnnkern.ops.conv2d with the weight itself")
 register_without_gradient("conv2d_packed", "call cnnkern.ops.conv2d with the weight itself")
 register_autocast("conv2d")

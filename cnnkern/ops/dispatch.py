@@ -36,18 +36,6 @@ def register_without_gradient(name: str, instead: str) -> None:
     torch.library.register_autograd(f"cnnkern::{name}", refuse)
 
 
-def refuse_gradient(name: str, *arguments: Any) -> None:
-    """Raise NotImplementedError at the call already, where an eager caller wants a gradient."""
-    if (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and torch._C._any_requires_grad(*arguments)
-    ):
-        raise NotImplementedError(
-            f"cnnkern.{name} has no gradient yet, and an argument requires one: call it under torch.no_grad()"
-        )
-
-
 def register_autocast(name: str) -> None:
     """Under CPU autocast the operation computes in float32, as there is no kernel for less."""
     torch.library.register_autocast(f"cnnkern::{name}", "cpu", torch.float32)
