@@ -163,8 +163,9 @@ class Convolution2d(nn.Module):
         return y.contiguous(memory_format=memory_format(x)) if self.padding_mode == "circular" else y
 
     def _add_bias(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        values = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
-        self.register_parameter("bias", values)
+        self.register_parameter(
+            "bias", empty_parameter((self.out_channels,), device, dtype) if bias else None
+        )
 
     def _forget_packed(self) -> None:
         self.__dict__["_packed"] = None
@@ -248,10 +249,22 @@ def arguments_of(conv: nn.Conv2d | Convolution2d) -> dict[str, Any]:
     return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
 
 
+# A tensor made in inference mode counts no versions, and its changes could not be seen: parameters are not.
+
+
+def empty_parameter(
+    shape: tuple[int, ...], device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Parameter:
+    """An uninitialized parameter."""
+    with torch.inference_mode(False):
+        return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+
 def parameter_like(values: Tensor, parameter: Tensor) -> nn.Parameter:
     """`values` in memory of their own, as a parameter of the dtype of `parameter`, trained if that one is."""
-    copy = values.detach().to(parameter.dtype, copy=True)
-    return nn.Parameter(copy, requires_grad=parameter.requires_grad)
+    with torch.inference_mode(False):
+        copy = values.detach().to(parameter.dtype, copy=True)
+        return nn.Parameter(copy, requires_grad=parameter.requires_grad)
 
 
 def dense_conv(layer: Convolution2d, weight: Tensor, like: Tensor) -> nn.Conv2d:

@@ -9,12 +9,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cnnkern.decomposition import cp
 from cnnkern.nn.convolution import (
     Convolution2d,
     arguments_of,
     check_conv,
     check_count,
     dense_conv,
+    empty_parameter,
     parameter_like,
 )
 from cnnkern.ops import cp_conv2d
@@ -65,7 +67,7 @@ class CPConv2d(Convolution2d):
             "factor_k": (out_channels, rank // groups),
         }
         for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+            self.register_parameter(name, empty_parameter(shape, device, dtype))
         self._add_bias(bias, device, dtype)
         self.reset_parameters()
 
@@ -96,8 +98,6 @@ class CPConv2d(Convolution2d):
             rank: the total rank R; with groups, each group's weight gets a fit of rank R/groups.
             method, seed: of the fit, see `cnnkern.decomposition.cp`.
         """
-        from cnnkern.decomposition import cp
-
         check_conv(conv)
         layer = cls(**arguments_of(conv), rank=rank, device="meta", dtype=conv.weight.dtype)
         fits = [

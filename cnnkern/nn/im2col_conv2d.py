@@ -5,7 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cnnkern.nn.convolution import Convolution2d, arguments_of, check_conv, dense_conv, parameter_like
+from cnnkern.nn.convolution import (
+    Convolution2d,
+    arguments_of,
+    check_conv,
+    dense_conv,
+    empty_parameter,
+    parameter_like,
+)
 from cnnkern.ops import conv2d
 from cnnkern.ops.arguments import IntPair, Pair
 
@@ -43,7 +50,7 @@ class Im2colConv2d(Convolution2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
         )
         shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = empty_parameter(shape, device, dtype)
         self._add_bias(bias, device, dtype)
         self.reset_parameters()
 

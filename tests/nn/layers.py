@@ -38,6 +38,11 @@ def build(kind: type[Layer], in_channels: int = 6, out_channels: int = 12, **arg
     return kind(in_channels, out_channels, **{"kernel_size": 3, **arguments})
 
 
+def convert(kind: type[Layer], conv: nn.Module) -> Layer:
+    """`conv` as a layer of this kind; a CP layer of rank 6."""
+    return CPConv2d.from_conv(conv, rank=6) if kind is CPConv2d else kind.from_conv(conv)
+
+
 def image(layer: Layer, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """A random input of the layer's dtype."""
     dtype = next(layer.parameters()).dtype

@@ -6,9 +6,10 @@ from torch import nn
 
 from cnnkern.decomposition import cp
 from cnnkern.nn import CPConv2d, Im2colConv2d
-from tests.nn.layers import ARGUMENTS, assert_computes, image
+from tests.nn.layers import ARGUMENTS, LAYERS, Layer, assert_computes, convert, image
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
 def test_im2col_computes_what_the_conv_does_with_a_copy_of_its_weights(arguments: dict) -> None:
     conv = nn.Conv2d(6, 12, **arguments).eval()
@@ -48,12 +49,8 @@ def test_cp_with_a_rank_that_the_groups_do_not_divide_is_refused() -> None:
         CPConv2d.from_conv(nn.Conv2d(4, 4, 3, groups=2), rank=5)
 
 
-def convert(kind: type, conv: nn.Module) -> nn.Module:
-    return kind.from_conv(conv, rank=4) if kind is CPConv2d else kind.from_conv(conv)
-
-
-@pytest.mark.parametrize("kind", [Im2colConv2d, CPConv2d])
-def test_dtype_mode_and_what_is_trained_are_kept(kind: type) -> None:
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dtype_mode_and_what_is_trained_are_kept(kind: type[Layer]) -> None:
     conv = nn.Conv2d(3, 4, 2, dtype=torch.float64).eval()
     conv.weight.requires_grad_(False)
     layer = convert(kind, conv)
@@ -65,10 +62,10 @@ def test_dtype_mode_and_what_is_trained_are_kept(kind: type) -> None:
     assert back.bias.requires_grad
 
 
-@pytest.mark.parametrize("kind", [Im2colConv2d, CPConv2d])
+@pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize(
     "other", [nn.Conv1d(3, 4, 2), nn.ConvTranspose2d(3, 4, 2), nn.LazyConv2d(4, 2), None]
 )
-def test_anything_but_a_conv2d_is_refused(kind: type, other: object) -> None:
+def test_anything_but_a_conv2d_is_refused(kind: type[Layer], other: object) -> None:
     with pytest.raises(TypeError, match=f"conv: expected a torch.nn.Conv2d, got {type(other).__name__}"):
         convert(kind, other)

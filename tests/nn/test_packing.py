@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from cnnkern.nn import CPConv2d
-from tests.nn.layers import LAYERS, Layer, assert_computes, build, image
+from tests.nn.layers import LAYERS, Layer, assert_computes, build, convert, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
 
@@ -170,10 +170,25 @@ def test_functional_call_computes_with_the_weights_it_is_given(kind: type[Layer]
 
 
 @by_kind
-def test_weights_made_in_inference_mode_are_not_watched_and_not_packed(kind: type[Layer]) -> None:
+def test_a_layer_made_in_inference_mode_packs_too(kind: type[Layer]) -> None:
     with torch.inference_mode():
-        layer = build(kind).eval()
-        layer(image(layer))
-        first_weight(layer).mul_(2)
+        layers = [build(kind).eval(), convert(kind, nn.Conv2d(6, 12, 3).eval())]
+        for layer in layers:
+            layer(image(layer))
+            assert layer._packed is not None
+            first_weight(layer).mul_(2)
+    for layer in layers:
+        assert_current(layer)
+
+
+@by_kind
+def test_weights_that_count_no_versions_are_not_packed(kind: type[Layer]) -> None:
+    layer = build(kind).eval()
+    with torch.inference_mode():
+        for name, parameter in list(layer.named_parameters()):
+            setattr(layer, name, nn.Parameter(parameter * 2))
         x = image(layer)
-        assert_computes(layer(x), layer, x)
+        for _ in range(2):
+            assert_computes(layer(x), layer, x)
+            first_weight(layer).mul_(2)
+    assert layer._packed is None
