@@ -14,7 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-RANDOM_STARTS = 2
+# More starts where they are cheap: as many as this number of unknowns divides into, within the bounds.
+START_BUDGET = 20_000
+LEAST_RANDOM, MOST_RANDOM = 2, 8
 
 
 def gram_basis(tensor: Tensor, mode: int) -> tuple[Tensor, Tensor]:
@@ -74,6 +76,7 @@ def random_factors(tensor: Tensor, rank: int, generator: torch.Generator) -> lis
 def starts(tensor: Tensor, rank: int, generator: torch.Generator) -> dict[str, list[Tensor]]:
     """The starting factors that a method tries, by name."""
     candidates = {"orthogonal terms": orthogonal_terms(tensor, rank)}
-    for number in range(1, RANDOM_STARTS + 1):
+    unknowns = rank * sum(tensor.shape)
+    for number in range(1, max(LEAST_RANDOM, min(MOST_RANDOM, START_BUDGET // unknowns)) + 1):
         candidates[f"random {number}"] = random_factors(tensor, rank, generator)
     return candidates

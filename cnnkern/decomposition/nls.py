@@ -17,7 +17,7 @@ from torch import Tensor
 from .compression import compress, expand
 from .descent import Descent
 from .fit import Fit
-from .initialization import RANDOM_STARTS, starts
+from .initialization import starts
 from .objective import Objective
 from .progress import Progress
 
@@ -50,9 +50,10 @@ def fit(
     trial = max(1, round(TRIAL_SHARE * max_iter))
     compressed_until = max(trial, round(COMPRESSED_SHARE * max_iter))
     objective = Objective(core)
-    progress.extend(RANDOM_STARTS * trial)
+    candidates = starts(core, rank, generator)
+    progress.extend((len(candidates) - 1) * trial)
     trials = {}
-    for name, factors in starts(core, rank, generator).items():
+    for name, factors in candidates.items():
         descent = Descent(objective, torch.cat(factors), penalty_at(0, max_iter))
         trials[name] = descent, _iterate(descent, range(trial), max_iter, tol, progress)[0]
     last = penalty_at(trial - 1, max_iter)
