@@ -42,6 +42,7 @@ def sanitizer_flags() -> list[str]:
 
 def compile_flags() -> list[str]:
     flags = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fopenmp", "-g0"]
+    flags += ["-Wno-maybe-uninitialized"]  # gcc 12 says it of its own AVX-512 headers
     if SANITIZE:
         flags += [*sanitizer_flags(), "-fno-sanitize-recover=undefined"]
         flags += ["-O1", "-g1", "-fno-omit-frame-pointer"]
