@@ -32,6 +32,7 @@ from examples.experiment import (
     squeezenet_ranks,
 )
 from examples.files import Unavailable
+from examples.fitting import fitting_pool
 from examples.imagenet import IMAGE_SIZE, squeezenet
 from examples.networks import SqueezeNet, trained_fashion_net
 from examples.picture import draw
@@ -87,9 +88,10 @@ def run(test: Split, imagenet: SqueezeNet | None, ranks: list[int]) -> dict[str,
     timings = (len(few) + 1) * len(FASHION_BATCHES)
     timings += (len(many) + 1) * len(SQUEEZENET_BATCHES) if many else 0
     with _progress(fits + accuracies + timings) as step:
-        studies = {"fashion_mnist": fit(trained_fashion_net(), few, test.images[:1], step)}
-        if imagenet is not None:
-            studies["squeezenet"] = fit(imagenet, many, pictures[:1], step)
+        with fitting_pool(torch.get_num_threads()) as pool:
+            studies = {"fashion_mnist": fit(trained_fashion_net(), few, test.images[:1], pool, step)}
+            if imagenet is not None:
+                studies["squeezenet"] = fit(imagenet, many, pictures[:1], pool, step)
         measure_accuracy(studies["fashion_mnist"], test, step)
         for name, images, batches in (
             ("fashion_mnist", test.images, FASHION_BATCHES),

@@ -3,8 +3,8 @@
 All fits and accuracies come before all timing, so that nothing is timed beside other work.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnkern import CPConv2d
 from examples.datasets import Split
+from examples.fitting import fit_layers
 from examples.measuring import Time, best_times, check_layer, layer_inputs
 from examples.networks import SqueezeNet
 from examples.replacing import approximation_error, parameter_count, replaced, stock_form
@@ -69,32 +70,38 @@ class Study:
         return replaced(self.network, {name: self.layers[name][label] for name in names}).eval()
 
 
-def fit(network: nn.Module, ranks: Mapping[str, Mapping[str, int]], x: Tensor, step: Step) -> Study:
-    """Fits every layer in ``ranks`` ({layer: {label: rank}}), and checks the fused layers against stock.
+def fit(
+    network: nn.Module, ranks: Mapping[str, Mapping[str, int]], x: Tensor, pool: Executor, step: Step
+) -> Study:
+    """Fits every layer in ``ranks`` ({layer: {label: rank}}), and holds the fused layers to their oracle.
 
     ``x`` is an input of the network, from which the shapes of the maps are read.
     """
-    study = Study(network, {name: {} for name in ranks}, {})
     inputs = layer_inputs(network, list(ranks), x)
-    for name, labels in ranks.items():
-        conv = network.get_submodule(name)
-        for label, rank in labels.items():
-            with step(f"fit {name}, R={rank}"):
-                start = time.perf_counter()
-                layer = CPConv2d.from_conv(conv, rank=rank).eval()
-                seconds = time.perf_counter() - start
-                check_layer(layer, inputs[name])
-            study.layers[name][label] = layer
-            study.rows[name, label] = Row(
-                name,
-                _shape(conv, inputs[name]),
-                label,
-                rank,
-                parameter_count(conv),
-                parameter_count(layer),
-                error=approximation_error(layer, conv),
-                fit_seconds=seconds,
-            )
+    jobs = {
+        (name, label): (network.get_submodule(name), rank)
+        for name, labels in ranks.items()
+        for label, rank in labels.items()
+    }
+    fitted = {}
+    for (name, label), layer, seconds in fit_layers(pool, jobs):
+        with step(f"fit {name}, R={layer.rank}"):
+            check_layer(layer, inputs[name])
+            fitted[name, label] = layer, seconds
+    layers = {name: {label: fitted[name, label][0] for label in labels} for name, labels in ranks.items()}
+    study = Study(network, layers, {})
+    for (name, label), (conv, rank) in jobs.items():
+        layer, seconds = fitted[name, label]
+        study.rows[name, label] = Row(
+            name,
+            _shape(conv, inputs[name]),
+            label,
+            rank,
+            parameter_count(conv),
+            parameter_count(layer),
+            error=approximation_error(layer, conv),
+            fit_seconds=seconds,
+        )
     for label in study.labels:
         whole = study.with_layers(ranks, label)
         sizes = parameter_count(network), parameter_count(whole)

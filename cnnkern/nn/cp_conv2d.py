@@ -90,18 +90,26 @@ class CPConv2d(Convolution2d):
             nn.init.uniform_(self.bias, -bound, bound)
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, rank: int = 64, method: str = "nls", seed: int = 0) -> "CPConv2d":
+    def from_conv(
+        cls,
+        conv: nn.Conv2d,
+        rank: int = 64,
+        method: str = "nls",
+        seed: int = 0,
+        *,
+        verbose: bool | None = None,
+    ) -> "CPConv2d":
         """The layer whose factors `cnnkern.decomposition.cp` fits to the weight of `conv`, on its device.
 
         Args:
             conv: a trained convolution; it is not changed, and its bias is copied.
             rank: the total rank R; with groups, each group's weight gets a fit of rank R/groups.
-            method, seed: of the fit, see `cnnkern.decomposition.cp`.
+            method, seed, verbose: of the fit, see `cnnkern.decomposition.cp`.
         """
         check_conv(conv)
         layer = cls(**arguments_of(conv), rank=rank, device="meta", dtype=conv.weight.dtype)
         fits = [
-            cp(weight, rank // conv.groups, method=method, seed=seed)
+            cp(weight, rank // conv.groups, method=method, seed=seed, verbose=verbose)
             for weight in conv.weight.detach().chunk(conv.groups)
         ]
         for name in cls.packed_parameters:
