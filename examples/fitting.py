@@ -30,7 +30,7 @@ def fitting_pool(processes: int) -> Iterator[Executor]:
 def fit_layers(
     pool: Executor, jobs: Mapping[Key, tuple[nn.Conv2d, int]]
 ) -> Iterator[tuple[Key, CPConv2d, float]]:
-    """(key, layer in eval mode, seconds it took) for each convolution and rank in ``jobs``, as they finish."""
+    """(key, layer in eval mode, seconds) for each convolution and rank in ``jobs``, as they finish."""
 
     def size(job: tuple[nn.Conv2d, int]) -> int:
         conv, rank = job
