@@ -72,29 +72,43 @@ class Convolution2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of `x` (N, C, H, W) or (C, H, W): (N, K, oH, oW) or (K, oH, oW)."""
+        if (
+            not torch.compiler.is_compiling()
+            and (packed := self._packed) is not None
+            and not torch.is_grad_enabled()
+            and packed.is_current(self._parameters)
+        ):
+            try:
+                return self._forward_packed(x, packed)
+            except (RuntimeError, ValueError, TypeError):
+                pass  # no batch of images, or a mistake that the packed operation has few words for
+        return self._forward_checked(x)
+
+    def _forward_checked(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor) and x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         if self.training or torch.compiler.is_compiling() or self._wants_gradient(x):
-            return self._forward_unpacked(x)
+            return self._forward_plain(x)
+        if self._packed is None or not self._packed.is_current(self._parameters):
+            self.repack()
+        if self._packed is None:
+            return self._forward_plain(x)
         try:
-            packed = self._packed
-            if packed is None or not packed.is_current(self._parameters):
-                self.repack()
-                packed = self._packed
-                if packed is None:
-                    return self._forward_unpacked(x)
-            return run_without_gradient(
-                self.packed_operation,
-                x if packed.margins is None else self._padded(x, packed.margins),
-                packed.weights,
-                self._parameters["bias"],
-                *packed.arguments,
-            )
+            return self._forward_packed(x, self._packed)
         except (RuntimeError, ValueError, TypeError) as refusal:
             error = refusal
-        # the packed operation has few words for what is wrong; the plain one names its arguments
-        self._forward_unpacked(x)
+        self._forward_plain(x)  # names the argument that is wrong
         raise error
+
+    def _forward_packed(self, x: Tensor, packed: _Packed) -> Tensor:
+        if packed.margins is not None:
+            x = self._padded(x, packed.margins)
+        bias = self._parameters["bias"]
+        return run_without_gradient(self.packed_operation, x, packed.weights, bias, *packed.arguments)
+
+    def _forward_plain(self, x: Tensor) -> Tensor:
+        margins, padding = self._split_padding()
+        return self._convolve(x if margins is None else self._padded(x, margins), padding)
 
     def repack(self) -> None:
         """Pack the weights now if the layer is in eval mode; else forget what was packed.
@@ -110,12 +124,17 @@ class Convolution2d(nn.Module):
         margins, padding = self._split_padding()
         with torch.no_grad():
             weights, size = self._pack()
+        # one int stands for two that are equal, and costs half a microsecond less to pass
+        pairs = (
+            first if first == second else (first, second)
+            for first, second in (self.stride, padding, self.dilation)
+        )
         if type(weights) is Tensor:  # and not a tracer's
             self.__dict__["_packed"] = _Packed(
                 tuple((name, parameter, parameter._version) for name, parameter in sources),
                 margins,
                 weights,
-                (size, self.stride, padding, self.dilation, self.groups, *self.packed_last_arguments),
+                (size, *pairs, self.groups, *self.packed_last_arguments),
             )
 
     def _can_pack(self) -> bool:
@@ -134,10 +153,6 @@ class Convolution2d(nn.Module):
     def _convolve(self, x: Tensor, padding: Pair) -> Tensor:
         """The plain operation."""
         raise NotImplementedError
-
-    def _forward_unpacked(self, x: Tensor) -> Tensor:
-        margins, padding = self._split_padding()
-        return self._convolve(x if margins is None else self._padded(x, margins), padding)
 
     def _wants_gradient(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and torch._C._any_requires_grad(x, *self._parameters.values())

@@ -21,10 +21,11 @@ def run(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
 
 def run_without_gradient(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
     """Call `operation` past autograd: for callers who know that no gradient is asked for."""
+    call = getattr(operation, "_op", operation)  # the Python frame around it costs half a microsecond
     if torch.is_inference_mode_enabled():
-        return operation(*arguments)
+        return call(*arguments)
     with _below_autograd():
-        return operation(*arguments)
+        return call(*arguments)
 
 
 def register_without_gradient(name: str, instead: str) -> None:
