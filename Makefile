@@ -19,6 +19,7 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 BUILD_INPUTS := setup.py pyproject.toml $(CPP)
 PACKAGE := $(shell find cnnkern -name '*.py')
 
+.NOTPARALLEL:
 .PHONY: demo test bench lint format build clean test-native test-sanitized test-simde
 
 demo: build
