@@ -23,6 +23,12 @@ int64_t backward_input_scratch(const Conv2dShape& shape, int64_t threads);
 template <class T>
 void backward_input(const Conv2dBackwardParams<T>& params);
 
+// The same, for outputs that are much smaller than the input.
+template <class T>
+int64_t backward_input_sum_scratch(const Conv2dShape& shape, int64_t threads);
+template <class T>
+void backward_input_sum(const Conv2dBackwardParams<T>& params);
+
 template <class T>
 int64_t backward_weight_scratch(const Conv2dShape& shape, int64_t threads);
 template <class T>

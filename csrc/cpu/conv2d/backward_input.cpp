@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu/conv2d/backward.h"
+#include "cpu/conv2d/backward_pack.h"
 #include "cpu/conv2d/backward_phases.h"
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/parallel.h"
@@ -41,42 +42,22 @@ Phase phase_of_columns(const Conv2dShape& s, int64_t residue) {
   return phase_of(s.kernel_width, s.stride_width, s.dilation_width, residue);
 }
 
-int64_t packed_size(const Conv2dShape& s, int64_t taps) {
-  return s.groups * panels(s.in_channels / s.groups) * taps * (s.out_channels / s.groups) * kPanel;
+// Most products of the turned convolution, or of the phases, would be with padding.
+bool is_sum(const Conv2dShape& s) {
+  return 2 * s.in_height * s.in_width > 3 * s.stride_height * s.stride_width * s.out_height * s.out_width;
 }
 
-// Packs the taps of a phase for Gemm, the last first: (groups, panels of C/G, taps, K/G, kPanel).
-template <class T>
-void pack_phase(const Conv2dBackwardParams<T>& p, const Phase& rows, const Phase& columns, T* packed) {
-  const Conv2dShape& s = p.shape;
-  const int64_t group_channels = s.in_channels / s.groups, group_outputs = s.out_channels / s.groups;
-  const int64_t area = s.kernel_height * s.kernel_width;
-  const int64_t last = (rows.first + (rows.taps - 1) * rows.step) * s.kernel_width + columns.first +
-                       (columns.taps - 1) * columns.step;
-  const int64_t stride[] = {area, group_channels * area, -rows.step * s.kernel_width, -columns.step};
-  for (int64_t g = 0; g < s.groups; ++g) {
-    conv2d_pack(p.weight + g * group_outputs * group_channels * area + last, stride, group_channels,
-                group_outputs, rows.taps, columns.taps, 1,
-                packed + packed_size(s, rows.taps * columns.taps) / s.groups * g, p.threads);
-  }
-}
+int64_t packed_size(const Conv2dShape& s) { return taps_packed_size(s, s.kernel_height * s.kernel_width); }
 
 // The turned weight as the forward kernel wants it.
 template <class T>
-void pack_turned(const Conv2dBackwardParams<T>& p, T* packed) {
+void pack_turned(const Conv2dBackwardParams<T>& p, T* packed, T* scratch) {
   const Conv2dShape& s = p.shape;
-  if (!is_depthwise(turned(s))) return pack_phase(p, phase_of_rows(s, 0), phase_of_columns(s, 0), packed);
+  if (!is_depthwise(turned(s))) return pack_taps(s, p.weight, packed, scratch, p.threads);
   const int64_t area = s.kernel_height * s.kernel_width;
   const int64_t stride[] = {area, 0, -s.kernel_width, -1};
   conv2d_pack(p.weight + area - 1, stride, s.in_channels, 1, s.kernel_height, s.kernel_width, s.groups,
               packed, p.threads);
-}
-
-template <class T>
-int64_t forward_packed_size(const Conv2dShape& s) {
-  return round_up(
-      conv2d_packed_size(s.in_channels, s.out_channels / s.groups, s.kernel_height, s.kernel_width, s.groups),
-      kPanel);
 }
 
 struct Plan {
@@ -130,7 +111,7 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   plan.bands = (s.in_height + plan.in_rows - 1) / plan.in_rows;
 
   const int64_t taps = s.kernel_height * s.kernel_width;
-  plan.packed_size = round_up(packed_size(s, taps), kPanel);
+  plan.packed_size = packed_size(s);
   plan.offsets_size = round_up(taps * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
   const int64_t rows = most_rows_met(plan.in_rows, s.kernel_height, s.stride_height, s.dilation_height);
   plan.strip_size = plan.in_place ? 0 : round_up(rows * pitch, kPanel);
@@ -213,7 +194,7 @@ void compute(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& pla
         multiply_phase(kernels, s, plan, band, group, rows, y, columns, x,
                        packed + first_panel * taps * plan.group_depth * kPanel, offsets, to);
       }
-      packed += packed_size(s, taps);
+      packed += taps_packed_size(s, taps);
     }
   }
 }
@@ -267,39 +248,28 @@ void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const P
   }
 }
 
-template <class T>
-void pack_phases(const Conv2dBackwardParams<T>& p) {
-  T* packed = p.scratch;
-  for (int64_t a = 0; a < p.shape.stride_height; ++a) {
-    const Phase rows = phase_of_rows(p.shape, a);
-    for (int64_t b = 0; b < p.shape.stride_width; ++b) {
-      const Phase columns = phase_of_columns(p.shape, b);
-      if (rows.taps * columns.taps > 0) pack_phase(p, rows, columns, packed);
-      packed += packed_size(p.shape, rows.taps * columns.taps);
-    }
-  }
-}
-
 }  // namespace
 
 template <class T>
 int64_t backward_input_scratch(const Conv2dShape& s, int64_t threads) {
-  if (is_forward(s)) return forward_packed_size<T>(s) + conv2d_scratch<T>(turned(s), threads);
-  const Plan plan = make_plan<T>(s, threads);
-  return plan.packed_size + threads * plan.worker_size();
+  if (is_sum(s)) return backward_input_sum_scratch<T>(s, threads);
+  const int64_t rest = is_forward(s) ? conv2d_scratch<T>(turned(s), threads)
+                                     : threads * make_plan<T>(s, threads).worker_size();
+  return packed_size(s) + std::max(rest, taps_pack_scratch<T>(s, threads));
 }
 
 template <class T>
 void backward_input(const Conv2dBackwardParams<T>& p) {
   const Conv2dShape& s = p.shape;
+  if (is_sum(s)) return backward_input_sum(p);
+  T* const rest = p.scratch + packed_size(s);
   if (is_forward(s)) {
-    pack_turned(p, p.scratch);
-    T* const rest = p.scratch + forward_packed_size<T>(s);
+    pack_turned(p, p.scratch, rest);
     return conv2d<T>({turned(s), p.grad, p.scratch, nullptr, p.grad_x, rest, p.threads, false});
   }
   const Primitives<T>& kernels = primitives<T>();
   const Plan plan = make_plan<T>(s, p.threads);
-  pack_phases(p);
+  pack_taps(s, p.weight, p.scratch, rest, p.threads);
   parallel(p.threads, [&](const Worker& me) { run(p, kernels, plan, me); });
 }
 
