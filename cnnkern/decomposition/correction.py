@@ -45,7 +45,7 @@ def correct(tensor: Tensor, factors: list[Tensor], progress: Progress) -> tuple[
     best = objective.evaluate(torch.cat(factors))
     bound = TOLERANCE * best.error
     penalty, growth = 1e-2 * best.misfit, 3.0
-    descent = Descent(objective, best.x, penalty)
+    descent = Descent(objective, best.x)
     waited, was_inside, iteration = 0, True, 0
     progress.extend(MAX_ITER)
     while iteration < MAX_ITER and waited < PATIENCE and not descent.finished:

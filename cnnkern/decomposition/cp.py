@@ -36,7 +36,7 @@ class Method:
 
 
 METHODS = {
-    "nls": Method(nls.fit, max_iter=100, tol=1e-5),
+    "nls": Method(nls.fit, max_iter=200, tol=5e-5),
     "als": Method(als.fit, max_iter=500, tol=1e-8),
     "greedy": Method(greedy.fit, max_iter=50, tol=1e-6),
 }
@@ -122,8 +122,8 @@ def cp(
         method: "nls", damped Gauss-Newton (the best errors); "als", alternating least squares by tensorly;
             "greedy", one rank-one term at a time (Denton et al. 2014).
         seed: of the random starts. The same seed gives the same factors.
-        max_iter: iterations of "nls" (default 100), sweeps of "als" (500), sweeps per term of "greedy" (50).
-        tol: relative decrease of the error per iteration at which "nls" stops (default 1e-5), absolute
+        max_iter: iterations of "nls" (default 200), sweeps of "als" (500), sweeps per term of "greedy" (50).
+        tol: relative decrease of the error per iteration at which "nls" stops (default 5e-5), absolute
             decrease per sweep for "als" (1e-8), relative growth of a term per sweep for "greedy" (1e-6).
         verbose: True shows a progress bar, None only when the fit takes more than a few seconds, False never.
         correction: replace a degenerate fit, whose components cancel each other, by the one with the smallest
@@ -173,30 +173,30 @@ def _checked(
     weight: Tensor, rank: int, method: str, seed: int, max_iter: int | None, tol: float | None
 ) -> int:
     if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}")
+        raise TypeError(f"weight: expected a torch.Tensor, got {type(weight).__name__}")
     if weight.dim() != 4:
-        raise ValueError(f"weight must have 4 dimensions (K, C, kH, kW), got {tuple(weight.shape)}")
+        raise ValueError(f"weight: expected 4 dimensions (K, C, kH, kW), got shape {tuple(weight.shape)}")
     if weight.numel() == 0:
-        raise ValueError(f"weight must not be empty, got {tuple(weight.shape)}")
+        raise ValueError(f"weight: expected one that is not empty, got shape {tuple(weight.shape)}")
     if not weight.is_floating_point():
-        raise NotImplementedError(f"weight must be of a real floating-point dtype, got {weight.dtype}")
+        raise NotImplementedError(f"weight: expected a real floating-point dtype, got {weight.dtype}")
     if weight.device.type not in ("cpu", "cuda"):
-        raise NotImplementedError(f"weight must be on the CPU or a CUDA device, got {weight.device}")
+        raise NotImplementedError(f"weight: expected the CPU or a CUDA device, got {weight.device}")
     if not torch.isfinite(weight).all():
-        raise ValueError("weight must be finite, got NaN or infinity in it")
+        raise ValueError("weight: expected finite values, got NaN or infinity among them")
     integers = {"rank": rank, "seed": seed, "max_iter": 1 if max_iter is None else max_iter}
     for name, value in integers.items():
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
+            raise TypeError(f"{name}: expected an integer, got {value!r}")
     rank = operator.index(rank)
     if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+        raise ValueError(f"rank: expected at least 1, got {rank}")
     if integers["max_iter"] < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
     if tol is not None and not 0 <= tol < math.inf:
-        raise ValueError(f"tol must be a finite number of at least 0, got {tol}")
+        raise ValueError(f"tol: expected a finite number of at least 0, got {tol}")
     if method not in METHODS:
-        raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}")
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     enough = largest_exact_rank(tuple(weight.shape))
     if rank > enough:
         warnings.warn(

@@ -1,8 +1,7 @@
 """One damped Gauss-Newton iteration after another.
 
 The damping is that of Levenberg and Marquardt on balanced factors, steered like a trust region by the ratio
-of the decrease that came to the one that was promised (Nielsen 1999). The penalty may change between two
-steps.
+of the decrease that came to the one that was promised (Nielsen 1999). The penalty may change between steps.
 """
 
 from __future__ import annotations
@@ -23,14 +22,13 @@ MOST_REJECTED = 14  # one after the other, before the descent counts as finished
 class Descent:
     """A point, and what the next step needs to know of the last one."""
 
-    def __init__(self, objective: Objective, x: Tensor, penalty: float) -> None:
+    def __init__(self, objective: Objective, x: Tensor) -> None:
         self.objective = objective
         self.point = objective.evaluate(x * objective.balancing(x))
         self.damping: float | None = None
         self.rejected = 0
-        self.inner_iterations = 0
         self._previous: Tensor | None = None
-        self._model = GaussNewton(objective, self.point, penalty)
+        self._model: GaussNewton | None = None
 
     @property
     def error(self) -> float:
@@ -44,13 +42,8 @@ class Descent:
 
     def step(self, penalty: float) -> bool:
         """One iteration at this penalty; whether the point moved."""
-        if penalty != self._model.penalty:
-            self._model = GaussNewton(self.objective, self.point, penalty)
-        model = self._model
-        if self.damping is None:
-            self.damping = FIRST_DAMPING * model.scale
-        direction, iterations = model.step(self.damping)
-        self.inner_iterations += iterations
+        model = self._model_at(penalty)
+        direction = model.step(self.damping)[0]
         directions = [direction] if self._previous is None else [direction, self._previous]
         move, promised = best_combination(model, directions, self.damping)
         candidate = self._candidate(move, penalty)
@@ -59,23 +52,29 @@ class Descent:
         ratio = (self.point.value(penalty) - candidate.value(penalty)) / promised
         if not (math.isfinite(ratio) and ratio > 1e-4):
             return self._reject()
-        self._accept(candidate, ratio, penalty)
+        self._accept(candidate, ratio)
         return True
+
+    def _model_at(self, penalty: float) -> GaussNewton:
+        if self._model is None or penalty != self._model.penalty:
+            self._model = GaussNewton(self.objective, self.point, penalty)
+            scale = self._model.scale
+            first = self.damping is None
+            self.damping = FIRST_DAMPING * scale if first else max(self.damping, LEAST_DAMPING * scale)
+        return self._model
 
     def _candidate(self, move: Tensor, penalty: float) -> Point | None:
         old = self.point.x
         x = self.objective.improve_first_mode(old + move, old, penalty, self.damping)
         return None if x is None else self.objective.evaluate(x)
 
-    def _accept(self, candidate: Point, ratio: float, penalty: float) -> None:
+    def _accept(self, candidate: Point, ratio: float) -> None:
         scales = self.objective.balancing(candidate.x)
         self._previous = (candidate.x - self.point.x) * scales
         candidate.x = candidate.x * scales
-        self.point = candidate
-        self._model = GaussNewton(self.objective, candidate, penalty)
+        self.point, self._model = candidate, None
         self.rejected = 0
         self.damping *= max(1 / 3, 1 - (2 * min(ratio, 1.0) - 1) ** 3)
-        self.damping = max(self.damping, LEAST_DAMPING * self._model.scale)
 
     def _reject(self) -> bool:
         self._previous = None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 # More starts where they are cheap: as many as this number of unknowns divides into, within the bounds.
 START_BUDGET = 20_000
-LEAST_RANDOM, MOST_RANDOM = 2, 8
+LEAST_RANDOM, MOST_RANDOM = 2, 5
 
 
 def gram_basis(tensor: Tensor, mode: int) -> tuple[Tensor, Tensor]:

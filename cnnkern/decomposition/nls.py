@@ -23,19 +23,28 @@ from .progress import Progress
 
 FIRST_PENALTY = 1e-1  # relative to ‖tensor‖²; the path falls to the next one by equal factors, then to zero
 LAST_PENALTY = 1e-5
-PATH_SHARE = 0.6  # of the iterations
-TRIAL_SHARE = 0.15
-COMPRESSED_SHARE = 0.3
+# Iterations of the stages; shorter in proportion where fewer than PACE are granted in all.
+PACE = 100
+PATH_LENGTH = 60
+TRIAL_LENGTH = 15
+COMPRESSED_LENGTH = 30
 WINDOW = 10  # iterations over which the decrease of the error is averaged
 EXACT = 1e-14
+# Below this error the tensor may well have the rank that is asked for: the swamps on the way there are worth
+# crossing, and the decrease at which the fit stops shrinks with the error.
+NEARLY_EXACT = 0.1
 
 
 def penalty_at(iteration: int, max_iter: int) -> float:
     """The penalty of an iteration, counted from 0."""
-    length = PATH_SHARE * max_iter
+    length = _scaled(PATH_LENGTH, max_iter)
     if iteration >= length:
         return 0.0
     return FIRST_PENALTY * (LAST_PENALTY / FIRST_PENALTY) ** (iteration / length)
+
+
+def _scaled(length: int, max_iter: int) -> int:
+    return max(1, round(length * min(1.0, max_iter / PACE)))
 
 
 def fit(
@@ -43,18 +52,17 @@ def fit(
 ) -> Fit:
     """Fit a tensor of norm 1 with three modes or more, the largest first.
 
-    `max_iter` counts the iterations of the winning start; the others take TRIAL_SHARE of it each. The fit
-    stops earlier when, with the penalty gone, the error falls by less than `tol` (relative) per iteration.
+    `max_iter` counts the iterations of the winning start; the others take TRIAL_LENGTH each. The fit stops
+    earlier when, with the penalty gone, the error falls by less than `tol` (relative) per iteration.
     """
     core, bases = compress(tensor, rank)
-    trial = max(1, round(TRIAL_SHARE * max_iter))
-    compressed_until = max(trial, round(COMPRESSED_SHARE * max_iter))
+    trial, compressed_until = _scaled(TRIAL_LENGTH, max_iter), _scaled(COMPRESSED_LENGTH, max_iter)
     objective = Objective(core)
     candidates = starts(core, rank, generator)
     progress.extend((len(candidates) - 1) * trial)
     trials = {}
     for name, factors in candidates.items():
-        descent = Descent(objective, torch.cat(factors), penalty_at(0, max_iter))
+        descent = Descent(objective, torch.cat(factors))
         trials[name] = descent, _iterate(descent, range(trial), max_iter, tol, progress)[0]
     last = penalty_at(trial - 1, max_iter)
     start = min(trials, key=lambda name: trials[name][0].point.value(last))
@@ -63,7 +71,7 @@ def fit(
         errors += _iterate(descent, range(trial, compressed_until), max_iter, tol, progress)[0]
         factors = expand(objective.split(descent.point.x), bases)
         objective = Objective(tensor)
-        descent = Descent(objective, torch.cat(factors), penalty_at(compressed_until, max_iter))
+        descent = Descent(objective, torch.cat(factors))
         begin = compressed_until
     else:
         begin = trial
@@ -88,6 +96,13 @@ def _iterate(
             return errors, "no further decrease"
         if penalty == 0.0:
             unpenalized.append(descent.error)
-            if len(unpenalized) > WINDOW and unpenalized[-WINDOW - 1] / unpenalized[-1] - 1 < WINDOW * tol:
+            if _has_converged(unpenalized, tol):
                 return errors, "converged"
     return errors, "max_iter"
+
+
+def _has_converged(errors: list[float], tol: float) -> bool:
+    if len(errors) <= WINDOW:
+        return False
+    decrease = (errors[-WINDOW - 1] / errors[-1] - 1) / WINDOW
+    return decrease < tol * min(1.0, errors[-1] / NEARLY_EXACT)

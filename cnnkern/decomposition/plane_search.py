@@ -59,9 +59,9 @@ def residual_curvature(model: GaussNewton, directions: Sequence[Tensor]) -> Tens
         smalls.append((small_change, small_moved))
     curvature = model.gradient.new_zeros(len(directions), len(directions))
     for i in range(len(directions)):
-        for j in range(len(directions)):
+        for j in range(i + 1):
             both_small = khatri_rao_second_change(small, smalls[i][1], smalls[j][1])
-            curvature[i, j] = (
+            curvature[i, j] = curvature[j, i] = (
                 (by_second[i] * seconds[j]).sum()
                 + (by_second[j] * seconds[i]).sum()
                 + (by_small[i] * smalls[j][0]).sum()
