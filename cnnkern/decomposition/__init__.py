@@ -1,5 +1,7 @@
 """Factorizations of convolution weights: tensors in, factors out. Plain torch in float64, no kernels."""
 
 from .cp import CPFactors, FitHistory, cp
+from .spatial import SpatialFactors, spatial_svd
+from .tucker import TuckerFactors, tucker2
 
-__all__ = ["CPFactors", "FitHistory", "cp"]
+__all__ = ["CPFactors", "FitHistory", "SpatialFactors", "TuckerFactors", "cp", "spatial_svd", "tucker2"]

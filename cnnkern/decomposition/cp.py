@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import als, exact, greedy, nls
 from .algebra import balance, cancellation, component_norms, reconstruct
+from .arguments import check_weight, integer
 from .correction import DEGENERATE, correct, is_degenerate
 from .fit import Fit
 from .initialization import largest_exact_rank
@@ -172,27 +173,11 @@ def cp(
 def _checked(
     weight: Tensor, rank: int, method: str, seed: int, max_iter: int | None, tol: float | None
 ) -> int:
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected a torch.Tensor, got {type(weight).__name__}")
-    if weight.dim() != 4:
-        raise ValueError(f"weight: expected 4 dimensions (K, C, kH, kW), got shape {tuple(weight.shape)}")
-    if weight.numel() == 0:
-        raise ValueError(f"weight: expected one that is not empty, got shape {tuple(weight.shape)}")
-    if not weight.is_floating_point():
-        raise NotImplementedError(f"weight: expected a real floating-point dtype, got {weight.dtype}")
-    if weight.device.type not in ("cpu", "cuda"):
-        raise NotImplementedError(f"weight: expected the CPU or a CUDA device, got {weight.device}")
-    if not torch.isfinite(weight).all():
-        raise ValueError("weight: expected finite values, got NaN or infinity among them")
-    integers = {"rank": rank, "seed": seed, "max_iter": 1 if max_iter is None else max_iter}
-    for name, value in integers.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name}: expected an integer, got {value!r}")
-    rank = operator.index(rank)
-    if rank < 1:
-        raise ValueError(f"rank: expected at least 1, got {rank}")
-    if integers["max_iter"] < 1:
-        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
+    check_weight(weight)
+    rank = integer("rank", rank, least=1)
+    integer("seed", seed)
+    if max_iter is not None:
+        integer("max_iter", max_iter, least=1)
     if tol is not None and not 0 <= tol < math.inf:
         raise ValueError(f"tol: expected a finite number of at least 0, got {tol}")
     if method not in METHODS:
