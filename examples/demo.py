@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -31,12 +32,12 @@ from examples.experiment import (
     measure_network,
     squeezenet_ranks,
 )
-from examples.files import Unavailable
+from examples.files import Unavailable, write_json
 from examples.fitting import fitting_pool
 from examples.imagenet import IMAGE_SIZE, squeezenet
 from examples.networks import SqueezeNet, trained_fashion_net
 from examples.picture import draw
-from examples.report import WIDTH, print_tables, write_json
+from examples.report import WIDTH, print_tables
 
 RANKS = (16, 32, 64, 128)
 LAYER_SECONDS = 2.5
@@ -63,7 +64,18 @@ def main(arguments: list[str] | None = None) -> int:
     for name, study in studies.items():
         print_tables(console, titles[name], study)
     settings = {"ranks": options.ranks, "layer_seconds": LAYER_SECONDS, "network_seconds": NETWORK_SECONDS}
-    write_json(options.output / "results.json", facts, settings, studies, notes)
+    write_json(
+        options.output / "results.json",
+        {
+            "environment": facts,
+            "settings": settings,
+            "notes": notes,
+            "studies": {
+                name: {"accuracy": study.accuracy, "rows": [asdict(row) for row in study.rows.values()]}
+                for name, study in studies.items()
+            },
+        },
+    )
     machine = f"{facts['cpu']}, {facts['threads']} threads, {facts['isa']}, torch {facts['torch']}"
     draw(options.output / "results.png", studies["fashion_mnist"], studies.get("squeezenet"), machine)
     for note in notes:

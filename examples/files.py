@@ -1,5 +1,6 @@
 """Where the examples keep files, and how they write them: whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,3 +35,10 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Writes ``document`` as JSON, whole or not at all; numbers that JSON does not have become null."""
+    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(finite, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

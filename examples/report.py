@@ -1,16 +1,11 @@
-"""The demo's results as tables on the terminal and as a JSON file."""
+"""The demo's results as tables on the terminal."""
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from examples.experiment import Row, Study
-from examples.files import written_whole
 
 WIDTH = 100
 
@@ -66,20 +61,3 @@ def _milliseconds(value: float) -> str:
 
 def _ratio(value: float) -> str:
     return f"[{'green' if value >= 1 else 'red'}]{value:.2f}×[/]"
-
-
-def write_json(
-    path: Path, environment: dict, settings: dict, studies: dict[str, Study], notes: Iterable[str]
-) -> None:
-    """Writes all rows of all ``studies``, whole or not at all; times are in milliseconds, errors relative."""
-    document = {
-        "environment": environment,
-        "settings": settings,
-        "notes": list(notes),
-        "studies": {
-            name: {"accuracy": study.accuracy, "rows": [asdict(row) for row in study.rows.values()]}
-            for name, study in studies.items()
-        },
-    }
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

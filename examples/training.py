@@ -50,7 +50,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 def one_cycle(
     groups: list[dict[str, Any]], steps: int
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.OneCycleLR]:
-    """SGD on a one-cycle schedule over ``steps``, for groups of "params" and their "max_lr"."""
+    """SGD on a one-cycle schedule over ``steps`` >= 3, for groups of "params" and their "max_lr"."""
     rates = [group["max_lr"] for group in groups]
     optimizer = torch.optim.SGD(
         [{"params": group["params"]} for group in groups],
@@ -59,7 +59,9 @@ def one_cycle(
         weight_decay=WEIGHT_DECAY,
         nesterov=True,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.25)
+    # OneCycleLR divides by the length of its rise, which is one step less than its share.
+    rise = max(0.25, 2 / steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=rise)
     return optimizer, schedule
 
 
