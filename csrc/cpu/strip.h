@@ -64,8 +64,13 @@ void fill_window(const Primitives<T>& kernels, const ImageView<T>& image, int64_
       std::memcpy(at, image.data + source * count, sizeof(T) * static_cast<size_t>(pixels * count));
     } else {
       const T* from = image.data + source * image.channels + first;
-      for (int64_t i = 0; i < pixels; ++i, from += image.channels)
-        std::memcpy(at + i * pixel, from, sizeof(T) * static_cast<size_t>(count));
+      for (int64_t i = 0; i < pixels; ++i, from += image.channels) {
+        if (count == kPanel) {
+          std::memcpy(at + i * pixel, from, sizeof(T) * kPanel);
+        } else {
+          std::copy_n(from, count, at + i * pixel);
+        }
+      }
     }
   }
 }

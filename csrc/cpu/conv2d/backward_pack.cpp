@@ -13,6 +13,7 @@ namespace cnnkern {
 namespace {
 
 constexpr int64_t kWorthSharing = 1 << 16;  // elements
+constexpr int64_t kOutputs = 16;  // read side by side, each from where the last panel's values ended
 
 // Where a tap's rows go: `first` in the first panel, `next` from one panel to the next.
 struct Place {
@@ -63,21 +64,28 @@ void pack_taps(const Conv2dShape& s, const T* weight, T* packed, T* scratch, int
   find_places(s, places);
   parallel(taps_packed_size(s, taps) < kWorthSharing ? 1 : threads, [&](const Worker& me) {
     T* const rows = scratch + places_size(s, sizeof(T)) + me.index * taps * kPanel;
-    const auto [begin, end] = me.share(s.groups * group_panels);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t group = panel / group_panels, channel = panel % group_panels * kPanel;
-      const int64_t channels = std::min(kPanel, group_channels - channel);
-      std::fill_n(rows, taps * kPanel, T(0));
-      for (int64_t k = 0; k < group_outputs; ++k) {
-        const T* const from = weight + ((group * group_outputs + k) * group_channels + channel) * taps;
-        if (taps == 1) {
-          std::copy_n(from, channels, rows);
-        } else {
-          kernels.transpose(from, taps, channels, taps, rows, kPanel);
-        }
-        for (int64_t t = 0; t < taps; ++t) {
-          T* const to = packed + places[t].first + panel * places[t].next + k * kPanel;
-          std::memcpy(to, rows + t * kPanel, sizeof(T) * kPanel);
+    std::fill_n(rows, taps * kPanel, T(0));
+    const int64_t blocks = (group_outputs + kOutputs - 1) / kOutputs;
+    const auto [begin, end] = me.share(s.groups * blocks);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / blocks, first = item % blocks * kOutputs;
+      const int64_t last = std::min(group_outputs, first + kOutputs);
+      for (int64_t panel = 0; panel < group_panels; ++panel) {
+        const int64_t channels = std::min(kPanel, group_channels - panel * kPanel);
+        if (channels < kPanel) std::fill_n(rows, taps * kPanel, T(0));
+        for (int64_t k = first; k < last; ++k) {
+          const T* const from =
+              weight + ((group * group_outputs + k) * group_channels + panel * kPanel) * taps;
+          if (taps == 1) {
+            std::copy_n(from, channels, rows);
+          } else {
+            kernels.transpose(from, taps, channels, taps, rows, kPanel);
+          }
+          for (int64_t t = 0; t < taps; ++t) {
+            T* const to =
+                packed + places[t].first + (group * group_panels + panel) * places[t].next + k * kPanel;
+            std::memcpy(to, rows + t * kPanel, sizeof(T) * kPanel);
+          }
         }
       }
     }
