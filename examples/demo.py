@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             },
         },
     )
-    machine = f"{facts['cpu']}, {facts['threads']} threads, {facts['isa']}, torch {facts['torch']}"
+    machine = f"{facts['cpu']}, threads: {facts['threads']}, {facts['isa']}, torch {facts['torch']}"
     draw(options.output / "results.png", studies["fashion_mnist"], studies.get("squeezenet"), machine)
     for note in notes:
         console.print(note)

@@ -85,8 +85,8 @@ def _speed_by_rank(axes: Axes, study: Study) -> None:
                       label=f"{name}, {note}")  # fmt: skip
     axes.axhline(1, color=GREY, linestyle=":")
     _rank_axis(axes, study)
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7.5)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.35)
+    axes.legend(fontsize=7.5, loc="upper right")
 
 
 def _error_by_layer(axes: Axes, study: Study) -> None:

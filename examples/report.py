@@ -7,7 +7,7 @@ from rich.table import Table
 
 from examples.experiment import Row, Study
 
-WIDTH = 100
+WIDTH = 106
 
 
 def print_tables(console: Console, title: str, study: Study) -> None:
@@ -22,7 +22,7 @@ def print_tables(console: Console, title: str, study: Study) -> None:
 
 def _table(title: str, rows: list[Row], batch: int, with_accuracy: bool) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("layer")
+    table.add_column("layer", no_wrap=True)
     table.add_column("R", justify="right")
     table.add_column("error", justify="right")
     if with_accuracy:
