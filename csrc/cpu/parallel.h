@@ -1,4 +1,5 @@
-// The one place that hands out work. The threads are those of the process's OpenMP pool, which is torch's own.
+// The one place that hands out work. The threads are those of the process's OpenMP pool, which is torch's
+// own.
 #pragma once
 #include <omp.h>
 
@@ -20,6 +21,8 @@ struct Worker {
 
   // Waits for the whole team. Every member must call it equally often.
   void barrier() const {
+    if (count == 1)
+      return;  // which may be inside a region of somebody else's, whose threads do not come here
 #pragma omp barrier
   }
 };

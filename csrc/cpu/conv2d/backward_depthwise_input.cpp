@@ -1,9 +1,8 @@
 // The gradient of a depthwise convolution's input: phase by phase (backward_phases.h) a depthwise convolution
-// of the output's gradient. An input channel that feeds M output channels has M times the taps: a strip's
-// pixels hold the first output channel of every input channel, then the second, and so on, each part in whole
-// panels of 16.
+// of the output's gradient. Panels of 16 input channels are computed one by one, from a strip of their own.
+// An input channel that feeds M output channels has M times the taps: a strip's pixels hold the first output
+// channel of the 16, then the second, and so on.
 #include <algorithm>
-#include <cstring>
 
 #include "cpu/conv2d/backward.h"
 #include "cpu/conv2d/backward_phases.h"
@@ -18,38 +17,35 @@ struct Plan {
   int64_t in_rows;        // of a band
   int64_t bands;          // of an image
   int64_t multiplier;     // M = K / C
-  int64_t channels;       // C in whole panels
   int64_t left, columns;  // of a strip
   int64_t taps;
   // Elements of what the team shares, and of one worker's scratch, in this order.
   int64_t packed_size, offsets_size, strip_size, narrow_size, tile_size;
   int64_t worker_size() const { return offsets_size + strip_size + narrow_size + tile_size; }
-  int64_t pixel() const { return multiplier * channels; }
+  int64_t pixel() const { return multiplier * kPanel; }  // of a strip
 };
 
 template <class T>
 Plan make_plan(const Conv2dShape& s, int64_t threads) {
   Plan plan{};
   plan.multiplier = s.out_channels / s.in_channels;
-  plan.channels = round_up(s.in_channels, kPanel);
   plan.taps = s.kernel_height * s.kernel_width;
   const RowsMet met = rows_met(0, s.in_width, s.kernel_width, s.stride_width, s.pad_width, s.dilation_width);
   plan.left = met.begin;
   plan.columns = met.count;
-  const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.columns * (plan.pixel() + s.out_channels);
-  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / row_bytes) * s.stride_height;
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.columns * plan.pixel();
+  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes) * s.stride_height;
   int64_t bands = (s.in_height + fit - 1) / fit;
   if (s.batch % threads != 0 && s.batch < 8 * threads)
     bands = std::min(s.in_height, round_up(bands, threads));
   plan.in_rows = (s.in_height + bands - 1) / bands;
   plan.bands = (s.in_height + plan.in_rows - 1) / plan.in_rows;
   const int64_t all_taps = plan.taps * plan.multiplier;
-  plan.packed_size = plan.channels * all_taps;
+  plan.packed_size = panels(s.in_channels) * all_taps * kPanel;
   plan.offsets_size = round_up(all_taps * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
   const int64_t rows = most_rows_met(plan.in_rows, s.kernel_height, s.stride_height, s.dilation_height);
   plan.strip_size = rows * plan.columns * plan.pixel();
-  const bool sorted = plan.pixel() == s.in_channels;  // whole panels and M = 1
-  plan.narrow_size = sorted ? 0 : round_up(rows * plan.columns * s.out_channels, kPanel);
+  plan.narrow_size = plan.multiplier == 1 ? 0 : plan.strip_size;
   plan.tile_size = s.channels_last ? 0 : plan.in_rows * s.in_width * kPanel;
   return plan;
 }
@@ -93,17 +89,12 @@ void pack_panel(const Conv2dBackwardParams<T>& p, const Plan& plan, int64_t pane
   });
 }
 
-// (pixels, C, M) to (pixels, M, C in whole panels).
+// (pixels, 16, M) to (pixels, M, 16).
 template <class T>
-void sort_channels(const T* from, int64_t pixels, const Conv2dShape& s, const Plan& plan, T* to) {
-  for (int64_t p = 0; p < pixels; ++p, from += s.out_channels) {
-    for (int64_t m = 0; m < plan.multiplier; ++m, to += plan.channels) {
-      if (plan.multiplier == 1) {
-        std::memcpy(to, from, sizeof(T) * static_cast<size_t>(s.in_channels));
-      } else {
-        for (int64_t c = 0; c < s.in_channels; ++c) to[c] = from[c * plan.multiplier + m];
-      }
-      std::fill(to + s.in_channels, to + plan.channels, T(0));
+void sort_channels(const T* from, int64_t pixels, int64_t multiplier, T* to) {
+  for (int64_t p = 0; p < pixels; ++p, from += multiplier * kPanel) {
+    for (int64_t m = 0; m < multiplier; ++m, to += kPanel) {
+      for (int64_t c = 0; c < kPanel; ++c) to[c] = from[c * multiplier + m];
     }
   }
 }
@@ -127,7 +118,7 @@ void compute(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& pla
       for (int64_t j = 0; j < pair.columns.taps; ++j) {
         const int64_t back = (pair.rows.reach + i * pair.rows.reach_step) * pitch +
                              (pair.columns.reach + j * pair.columns.reach_step) * plan.pixel();
-        for (int64_t m = 0; m < plan.multiplier; ++m) offsets[line.taps++] = m * plan.channels - back;
+        for (int64_t m = 0; m < plan.multiplier; ++m) offsets[line.taps++] = m * kPanel - back;
       }
     }
     line.x_pixel = plan.pixel();
@@ -164,18 +155,20 @@ void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const P
     band.top = met.begin;
     band.rows = met.count;
     const T* const grad = p.grad + band.image * s.out_channels * s.out_height * s.out_width;
-    fill_window<T>(kernels, {grad, s.out_channels, s.out_height, s.out_width, s.channels_last}, 0,
-                   s.out_channels, {band.top, band.rows, plan.left, plan.columns}, narrow, s.out_channels);
-    if (narrow != strip) sort_channels(narrow, band.rows * plan.columns, s, plan, strip);
     for (int64_t channel = 0; channel < s.in_channels; channel += kPanel) {
       const int64_t channels = std::min(kPanel, s.in_channels - channel);
       const T* const weight = p.scratch + channel * plan.taps * plan.multiplier;
       T* const to = p.grad_x + band.image * s.in_channels * area;
+      if (channels < kPanel) std::fill_n(narrow, band.rows * plan.columns * plan.pixel(), T(0));
+      fill_window<T>(kernels, {grad, s.out_channels, s.out_height, s.out_width, s.channels_last},
+                     channel * plan.multiplier, channels * plan.multiplier,
+                     {band.top, band.rows, plan.left, plan.columns}, narrow, plan.pixel());
+      if (narrow != strip) sort_channels(narrow, band.rows * plan.columns, plan.multiplier, strip);
       if (s.channels_last) {
-        compute(kernels, s, plan, band, strip + channel, channels, weight, offsets,
+        compute(kernels, s, plan, band, strip, channels, weight, offsets,
                 to + band.first * s.in_width * s.in_channels + channel, s.in_channels);
       } else {
-        compute(kernels, s, plan, band, strip + channel, channels, weight, offsets, tile, kPanel);
+        compute(kernels, s, plan, band, strip, channels, weight, offsets, tile, kPanel);
         kernels.transpose(tile, kPanel, (band.last - band.first) * s.in_width, channels,
                           to + channel * area + band.first * s.in_width, area);
       }
