@@ -1,4 +1,5 @@
-// `cnnkern._C`: facts about the build and the machine, and the choice of instruction set. No tensors pass here.
+// `cnnkern._C`: facts about the build and the machine, and the choice of instruction set. No tensors pass
+// here.
 #include "bindings/control.h"
 
 #include <pybind11/pybind11.h>
@@ -55,7 +56,8 @@ void set_isa(const py::object& name) {
     if (wanted == control().isa_name(i) && control().set_isa(i)) return;
   }
   std::string available;
-  for (const std::string& known : isas(control().isa_available)) available += (available.empty() ? "" : ", ") + known;
+  for (const std::string& known : isas(control().isa_available))
+    available += (available.empty() ? "" : ", ") + known;
   throw py::value_error("name: expected one of " + available + " on this CPU, got '" + wanted + "'");
 }
 
@@ -90,7 +92,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("current_isa", [] { return std::string(control().isa_name(control().current_isa())); });
   m.def("set_isa", set_isa, py::arg("name"));
   m.def(
-      "fma_peak", [](int64_t threads, double seconds) { return measured(control().fma_peak, threads, seconds); },
+      "fma_peak",
+      [](int64_t threads, double seconds) { return measured(control().fma_peak, threads, seconds); },
       py::arg("threads"), py::arg("seconds") = 0.1);
   m.def(
       "memory_bandwidth",

@@ -1,5 +1,5 @@
-// How `cnnkern._C` reaches the registry that lives in `cnnkern._ops`: a table of functions in a capsule, so that the
-// process has one registry although it has two extension modules.
+// How `cnnkern._C` reaches the registry that lives in `cnnkern._ops`: a table of functions in a capsule, so
+// that the process has one registry although it has two extension modules.
 #pragma once
 #include <cstdint>
 

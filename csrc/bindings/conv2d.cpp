@@ -19,8 +19,8 @@ double multiply_adds(const Conv2dShape& s) {
 template <class Packed>
 Tensor run(const Image& x, const Conv2dShape& shape, const std::optional<Tensor>& bias, bool relu,
            const Packed& packed) {
-  Tensor y = empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width, shape.channels_last,
-                         x.tensor.scalar_type());
+  Tensor y = empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width,
+                         shape.channels_last, x.tensor.scalar_type());
   if (shape.batch == 0) return y;
   const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, x.tensor);
   const int64_t threads = threads_for(multiply_adds(shape));
@@ -47,8 +47,8 @@ Tensor pack(const Tensor& weight, int64_t groups) {
   return packed;
 }
 
-Tensor conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
-                  const Ints& padding, const Ints& dilation, int64_t groups, bool relu) {
+Tensor conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool relu) {
   const Image image = as_image(x);
   check_operand("weight", weight, 4, x);
   const Conv2dShape shape =
@@ -58,8 +58,8 @@ Tensor conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Ten
 }
 
 Tensor conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
-                         const Ints& weight_size, const Ints& stride, const Ints& padding, const Ints& dilation,
-                         int64_t groups, bool relu) {
+                         const Ints& weight_size, const Ints& stride, const Ints& padding,
+                         const Ints& dilation, int64_t groups, bool relu) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
   check(weight_size.size() == 4, "weight_size: expected (K, C/G, kH, kW)");

@@ -41,8 +41,8 @@ Tensor run(const Image& x, const Tensor& packed, const std::optional<Tensor>& bi
       conv2d_shape(x, f.out_channels, f.kernel_height, f.kernel_width, stride, padding, dilation, groups);
   check(f.group_channels == shape.in_channels / groups, "factor_c: expected ", shape.in_channels / groups,
         " input channels a group, got ", f.group_channels);
-  Tensor y = empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width, shape.channels_last,
-                         x.tensor.scalar_type());
+  Tensor y = empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width,
+                         shape.channels_last, x.tensor.scalar_type());
   if (shape.batch == 0) return y;
   const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, x.tensor);
   const int64_t threads = threads_for(multiply_adds(shape, f.rank));
@@ -89,12 +89,13 @@ Tensor cp_conv2d_cpu(const Tensor& x, const Tensor& factor_c, const Tensor& fact
   const Image image = as_image(x);
   check_operand("factor_c", factor_c, 2, x);
   const FactorSize f = size_of(factor_c, factor_h, factor_w, factor_k, groups);
-  return run(image, pack(factor_c, factor_h, factor_w, factor_k, groups), bias, f, stride, padding, dilation, groups);
+  return run(image, pack(factor_c, factor_h, factor_w, factor_k, groups), bias, f, stride, padding, dilation,
+             groups);
 }
 
 Tensor cp_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
-                            const Ints& factor_size, const Ints& stride, const Ints& padding, const Ints& dilation,
-                            int64_t groups) {
+                            const Ints& factor_size, const Ints& stride, const Ints& padding,
+                            const Ints& dilation, int64_t groups) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
   check(factor_size.size() == 5, "factor_size: expected (K, R, C/G, kH, kW)");
@@ -107,10 +108,10 @@ Tensor cp_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::op
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& factor_c, const Tensor& factor_h,
-                                 const Tensor& factor_w, const Tensor& factor_k, const Ints& stride,
-                                 const Ints& padding, const Ints& dilation, int64_t groups,
-                                 const std::vector<bool>& output_mask) {
+Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& factor_c,
+                                 const Tensor& factor_h, const Tensor& factor_w, const Tensor& factor_k,
+                                 const Ints& stride, const Ints& padding, const Ints& dilation,
+                                 int64_t groups, const std::vector<bool>& output_mask) {
   const Image image = as_image(x);
   check_operand("factor_c", factor_c, 2, x);
   check(output_mask.size() == 6, "output_mask: expected six values");
@@ -125,15 +126,14 @@ Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tens
   const auto asked = [&](int i, int64_t rows, int64_t columns) {
     return output_mask[i] ? empty_tensor({rows, columns}, {columns, 1}, dtype) : empty_vector(0, dtype);
   };
-  Gradients gradients{
-      output_mask[0] ? empty_image(shape.batch, shape.in_channels, shape.in_height, shape.in_width,
-                                   shape.channels_last, dtype)
-                     : empty_vector(0, dtype),
-      asked(1, f.rank, f.group_channels),
-      asked(2, f.rank, f.kernel_height),
-      asked(3, f.rank, f.kernel_width),
-      asked(4, f.out_channels, f.rank / groups),
-      output_mask[5] ? empty_vector(f.out_channels, dtype) : empty_vector(0, dtype)};
+  Gradients gradients{output_mask[0] ? empty_image(shape.batch, shape.in_channels, shape.in_height,
+                                                   shape.in_width, shape.channels_last, dtype)
+                                     : empty_vector(0, dtype),
+                      asked(1, f.rank, f.group_channels),
+                      asked(2, f.rank, f.kernel_height),
+                      asked(3, f.rank, f.kernel_width),
+                      asked(4, f.out_channels, f.rank / groups),
+                      output_mask[5] ? empty_vector(f.out_channels, dtype) : empty_vector(0, dtype)};
   auto& [grad_x, grad_c, grad_h, grad_w, grad_k, grad_bias] = gradients;
   if (shape.batch == 0) {
     for (Tensor* sum : {&grad_c, &grad_h, &grad_w, &grad_k, &grad_bias}) torch::stable::zero_(*sum);
@@ -144,13 +144,14 @@ Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tens
     const Tensor packed = pack(factor_c, factor_h, factor_w, factor_k, groups);
     const Tensor transposed = empty_vector(
         groups * TransposedFactors(f.rank / groups, f.group_channels, f.out_channels / groups).size, dtype);
-    cp_conv2d_pack_transposed<T>(factors_of<T>(factor_c, factor_h, factor_w, factor_k), f.rank, f.group_channels,
-                                 f.out_channels, groups, data<T>(transposed));
+    cp_conv2d_pack_transposed<T>(factors_of<T>(factor_c, factor_h, factor_w, factor_k), f.rank,
+                                 f.group_channels, f.out_channels, groups, data<T>(transposed));
     const Tensor scratch = empty_vector(cp_conv2d_backward_scratch<T>(shape, f.rank, threads), dtype);
     const auto to = [&](int i, const Tensor& tensor) { return output_mask[i] ? data<T>(tensor) : nullptr; };
     cp_conv2d_backward<T>({shape, f.rank, const_data<T>(grad_image), const_data<T>(image.tensor),
                            const_data<T>(packed), const_data<T>(transposed), to(0, grad_x), to(1, grad_c),
-                           to(2, grad_h), to(3, grad_w), to(4, grad_k), to(5, grad_bias), data<T>(scratch), threads});
+                           to(2, grad_h), to(3, grad_w), to(4, grad_k), to(5, grad_bias), data<T>(scratch),
+                           threads});
   });
   return gradients;
 }

@@ -1,4 +1,5 @@
-// The operations' schemas and the extension module `cnnkern._ops`. Kernels are registered beside their bindings.
+// The operations' schemas and the extension module `cnnkern._ops`. Kernels are registered beside their
+// bindings.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -8,8 +9,7 @@
 #include "cpu/registry.h"
 
 STABLE_TORCH_LIBRARY(cnnkern, m) {
-  m.def(
-      "im2col(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor");
+  m.def("im2col(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor");
   m.def(
       "conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, bool relu) -> Tensor");
@@ -52,14 +52,16 @@ const cnnkern::Control kControl = {
     cnnkern::cpu_features,
 };
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "cnnkern._ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "cnnkern._ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 
 PyMODINIT_FUNC __attribute__((visibility("default"))) PyInit__ops(void) {
   PyObject* const self = PyModule_Create(&module);
   if (!self) return nullptr;
-  PyObject* const capsule = PyCapsule_New(const_cast<cnnkern::Control*>(&kControl), cnnkern::kControlCapsule, nullptr);
+  PyObject* const capsule =
+      PyCapsule_New(const_cast<cnnkern::Control*>(&kControl), cnnkern::kControlCapsule, nullptr);
   if (!capsule || PyModule_AddObjectRef(self, "_control", capsule) < 0) {
     Py_XDECREF(capsule);
     Py_DECREF(self);

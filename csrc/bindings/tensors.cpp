@@ -7,7 +7,8 @@
 namespace cnnkern {
 namespace {
 
-// torch's own rule for which memory format a tensor suggests, so that ambiguous shapes come out as torch has them.
+// torch's own rule for which memory format a tensor suggests, so that ambiguous shapes come out as torch has
+// them.
 bool suggests_channels_last(const Tensor& x) {
   int64_t least = 0;
   if (x.stride(1) == 0) return false;
@@ -32,7 +33,8 @@ bool is_dense(const Tensor& x, const std::array<int64_t, 4>& inner_to_outer) {
 
 // x itself where it is dense in that memory format, else a copy.
 Tensor as_dense(const Tensor& x, bool channels_last) {
-  if (is_dense(x, channels_last ? std::array<int64_t, 4>{1, 3, 2, 0} : std::array<int64_t, 4>{3, 2, 1, 0})) return x;
+  if (is_dense(x, channels_last ? std::array<int64_t, 4>{1, 3, 2, 0} : std::array<int64_t, 4>{3, 2, 1, 0}))
+    return x;
   using torch::headeronly::MemoryFormat;
   return torch::stable::contiguous(x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
@@ -52,12 +54,13 @@ Tensor as_gradient(const Tensor& grad, const std::vector<int64_t>& sizes, const 
   return as_dense(grad, x.channels_last);
 }
 
-Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    ScalarType dtype) {
   AtenTensorHandle handle;
   const int32_t type = dtype == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), type, aoti_torch_device_type_cpu(), 0,
-                                                         &handle));
+                                                         strides.data(), type, aoti_torch_device_type_cpu(),
+                                                         0, &handle));
   return Tensor(handle);
 }
 
@@ -75,25 +78,27 @@ std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channel
   return torch::stable::contiguous(*bias);
 }
 
-Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height, int64_t kernel_width,
-                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                         const std::vector<int64_t>& dilation, int64_t groups) {
+Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height,
+                         int64_t kernel_width, const std::vector<int64_t>& stride,
+                         const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+                         int64_t groups) {
   const Tensor& x = image.tensor;
   for (const auto* pair : {&stride, &padding, &dilation})
     check(pair->size() == 2, "stride, padding, dilation: expected two numbers each");
-  check(std::min(stride[0], stride[1]) > 0, "stride: expected positive numbers, got ", stride[0], ", ", stride[1]);
+  check(std::min(stride[0], stride[1]) > 0, "stride: expected positive numbers, got ", stride[0], ", ",
+        stride[1]);
   check(std::min(padding[0], padding[1]) >= 0, "padding: expected no negative number, got ", padding[0], ", ",
         padding[1]);
-  check(std::min(dilation[0], dilation[1]) > 0, "dilation: expected positive numbers, got ", dilation[0], ", ",
-        dilation[1]);
+  check(std::min(dilation[0], dilation[1]) > 0, "dilation: expected positive numbers, got ", dilation[0],
+        ", ", dilation[1]);
   check(std::min(kernel_height, kernel_width) > 0, "weight: expected a kernel of at least 1 x 1");
   check(out_channels > 0 && x.size(1) > 0, "weight: expected at least one channel on either side");
   check(groups > 0 && x.size(1) % groups == 0 && out_channels % groups == 0, "groups: expected a divisor of ",
         x.size(1), " input and ", out_channels, " output channels, got ", groups);
   const auto out_size = [&](int64_t in, int64_t kernel, int d) {
     const int64_t room = in + 2 * padding[d] - dilation[d] * (kernel - 1) - 1;
-    check(room >= 0, "x: the kernel covers ", dilation[d] * (kernel - 1) + 1, " values, the padded input has ",
-          in + 2 * padding[d]);
+    check(room >= 0, "x: the kernel covers ", dilation[d] * (kernel - 1) + 1,
+          " values, the padded input has ", in + 2 * padding[d]);
     return room / stride[d] + 1;
   };
   return {x.size(0),

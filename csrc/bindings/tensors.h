@@ -1,5 +1,5 @@
-// What every binding does with its tensors: checks for memory safety, layouts, allocation. The complete checks, with
-// the better messages, are in cnnkern/ops; these repeat them for callers of torch.ops.
+// What every binding does with its tensors: checks for memory safety, layouts, allocation. The complete
+// checks, with the better messages, are in cnnkern/ops; these repeat them for callers of torch.ops.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
@@ -77,7 +77,8 @@ Conv2dShape conv2d_shape(const Image& x, int64_t out_channels, int64_t kernel_he
                          const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                          const std::vector<int64_t>& dilation, int64_t groups);
 
-// torch's thread count, less for work of so few multiply-adds that waking threads would cost more than they save.
+// torch's thread count, less for work of so few multiply-adds that waking threads would cost more than they
+// save.
 int64_t threads_for(double multiply_adds);
 
 template <class T>

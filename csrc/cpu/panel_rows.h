@@ -1,5 +1,5 @@
-// Pixels as panels of channels, (panel, pixel, kPanel), whatever the image's layout: the operand of products that sum
-// over pixels, and rows of products over channels.
+// Pixels as panels of channels, (panel, pixel, kPanel), whatever the image's layout: the operand of products
+// that sum over pixels, and rows of products over channels.
 #pragma once
 #include <algorithm>
 
@@ -10,8 +10,8 @@ namespace cnnkern {
 // `channels` of `pixels` adjacent pixels from `from`: its first channel of its first pixel in an image of
 // `image_channels` channels and `area` pixels. The lanes after the last channel become zeros.
 template <class T>
-void pack_pixels(const Primitives<T>& kernels, const T* from, bool channels_last, int64_t image_channels, int64_t area,
-                 int64_t channels, int64_t pixels, T* to) {
+void pack_pixels(const Primitives<T>& kernels, const T* from, bool channels_last, int64_t image_channels,
+                 int64_t area, int64_t channels, int64_t pixels, T* to) {
   for (int64_t c = 0; c < channels; c += kPanel, to += pixels * kPanel) {
     const int64_t valid = std::min(kPanel, channels - c);
     if (channels_last) {

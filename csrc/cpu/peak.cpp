@@ -40,12 +40,13 @@ double measure_fma_peak(int64_t threads, double seconds) {
   constexpr int64_t kIterations = 200'000;
   std::vector<double> done(static_cast<size_t>(threads) * 8);  // a cache line each
   return 1e-9 * best_rate(seconds, [&] {
-    std::fill(done.begin(), done.end(), 0.0);
-    parallel(threads, [&](const Worker& me) { done[static_cast<size_t>(me.index) * 8] = loop(kIterations); });
-    double sum = 0;
-    for (double flops : done) sum += flops;
-    return sum;
-  });
+           std::fill(done.begin(), done.end(), 0.0);
+           parallel(threads,
+                    [&](const Worker& me) { done[static_cast<size_t>(me.index) * 8] = loop(kIterations); });
+           double sum = 0;
+           for (double flops : done) sum += flops;
+           return sum;
+         });
 }
 
 double measure_memory_bandwidth(int64_t threads, double seconds) {
@@ -57,17 +58,17 @@ double measure_memory_bandwidth(int64_t threads, double seconds) {
   });
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
   return 1e-9 * best_rate(seconds, [&] {
-    parallel(threads, [&](const Worker& me) {
-      const auto [begin, end] = me.share(kCount);
-      uint64_t sum = 0;
-      for (int64_t i = begin; i < end; ++i) sum += memory[static_cast<size_t>(i)];
-      sums[static_cast<size_t>(me.index) * 8] = sum;
-    });
-    // Used, so that the reading is not optimized away.
-    volatile uint64_t sink = sums[0];
-    static_cast<void>(sink);
-    return static_cast<double>(kCount) * sizeof(uint64_t);
-  });
+           parallel(threads, [&](const Worker& me) {
+             const auto [begin, end] = me.share(kCount);
+             uint64_t sum = 0;
+             for (int64_t i = begin; i < end; ++i) sum += memory[static_cast<size_t>(i)];
+             sums[static_cast<size_t>(me.index) * 8] = sum;
+           });
+           // Used, so that the reading is not optimized away.
+           volatile uint64_t sink = sums[0];
+           static_cast<void>(sink);
+           return static_cast<double>(kCount) * sizeof(uint64_t);
+         });
 }
 
 }  // namespace cnnkern

@@ -1,7 +1,7 @@
 // The inner loops that every CPU kernel is built from: one table of them per instruction set and type.
 //
-// Weights come in panels of kPanel output channels, [panel][k][kPanel], whatever the instruction set, so that a
-// packed tensor means the same on every machine; a wide instruction set walks several panels at once.
+// Weights come in panels of kPanel output channels, [panel][k][kPanel], whatever the instruction set, so that
+// a packed tensor means the same on every machine; a wide instruction set walks several panels at once.
 #pragma once
 #include <cstdint>
 
@@ -14,34 +14,34 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column], with k running over `segments` pieces of
-// `segment_length` each, piece s starting at A + segment_offset[s]. That is a matrix product whose rows need no
-// packing: a pixel's patch in a channels-last image is kH such pieces of kW * C adjacent values.
-// All strides and offsets are in elements; nothing is owned.
+// C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column], with k running over
+// `segments` pieces of `segment_length` each, piece s starting at A + segment_offset[s]. That is a matrix
+// product whose rows need no packing: a pixel's patch in a channels-last image is kH such pieces of kW * C
+// adjacent values. All strides and offsets are in elements; nothing is owned.
 template <class T>
 struct Gemm {
-  const T* a;                     // first pixel of the first line of the first plane
-  int64_t a_pixel;                // from one pixel to the next
-  int64_t a_line;                 // from one line to the next
-  int64_t a_plane;                // from one plane to the next
-  int64_t pixels;                 // in a line
-  int64_t lines;                  // in a plane
+  const T* a;       // first pixel of the first line of the first plane
+  int64_t a_pixel;  // from one pixel to the next
+  int64_t a_line;   // from one line to the next
+  int64_t a_plane;  // from one plane to the next
+  int64_t pixels;   // in a line
+  int64_t lines;    // in a plane
   int64_t planes = 1;
   const int64_t* segment_offset;  // (segments)
   int64_t segments;
   int64_t segment_length;
-  const T* b;                     // (panels(columns), k, kPanel), whole panels
-  int64_t b_panel;                // from one panel to the next
-  int64_t b_step;                 // from one k to the next: kPanel where packed
+  const T* b;       // (panels(columns), k, kPanel), whole panels
+  int64_t b_panel;  // from one panel to the next
+  int64_t b_step;   // from one k to the next: kPanel where packed
   T* c;
   int64_t c_pixel;
   int64_t c_line;
   int64_t c_plane;
-  int64_t c_panel;                // kPanel where the columns of C are adjacent
+  int64_t c_panel;  // kPanel where the columns of C are adjacent
   int64_t columns;
-  const T* bias;                  // (columns), added when not accumulating; may be null
-  bool accumulate;                // start from C
-  bool relu;                      // max(C, 0) at the end
+  const T* bias;    // (columns), added when not accumulating; may be null
+  bool accumulate;  // start from C
+  bool relu;        // max(C, 0) at the end
 };
 
 // One output line of two depthwise passes, kH x 1 then 1 x kW, over one panel of channels.
@@ -50,31 +50,31 @@ struct SeparableLine {
   const T* const* rows;  // (kernel_height): each (width, kPanel)
   int64_t kernel_height;
   int64_t kernel_width;
-  int64_t width;         // of the rows
-  int64_t pad_left;      // zeros before column 0
-  int64_t stride;        // of the horizontal pass
-  int64_t dilation;      // of the horizontal pass
-  const T* factor_h;     // (kernel_height, kPanel)
-  const T* factor_w;     // (kernel_width, kPanel)
-  T* line;               // scratch (padded width, kPanel), zero outside [pad_left, pad_left + width)
-  T* out;                // (out_width) pixels of kPanel values
+  int64_t width;      // of the rows
+  int64_t pad_left;   // zeros before column 0
+  int64_t stride;     // of the horizontal pass
+  int64_t dilation;   // of the horizontal pass
+  const T* factor_h;  // (kernel_height, kPanel)
+  const T* factor_w;  // (kernel_width, kPanel)
+  T* line;            // scratch (padded width, kPanel), zero outside [pad_left, pad_left + width)
+  T* out;             // (out_width) pixels of kPanel values
   int64_t out_width;
-  int64_t out_pixel;     // from one pixel of out to the next
+  int64_t out_pixel;  // from one pixel of out to the next
 };
 
 // One output line of a depthwise convolution over one panel of channels.
 template <class T>
 struct DepthwiseLine {
-  const T* x;            // the tap (0, 0) of the first pixel
-  int64_t x_pixel;       // from one output pixel to the next
+  const T* x;                 // the tap (0, 0) of the first pixel
+  int64_t x_pixel;            // from one output pixel to the next
   const int64_t* tap_offset;  // (taps)
   int64_t taps;
-  const T* weight;       // (taps, kPanel)
-  const T* bias;         // (channels) or null
+  const T* weight;  // (taps, kPanel)
+  const T* bias;    // (channels) or null
   T* out;
   int64_t out_width;
   int64_t out_pixel;
-  int64_t channels;      // of this panel, 1 to kPanel
+  int64_t channels;  // of this panel, 1 to kPanel
   bool relu;
 };
 
@@ -90,7 +90,8 @@ struct Primitives {
   // sum[lane] += sum over x of a[x][lane] b[x][lane], for the kPanel lanes of `pixels` pixels.
   void (*dot_line)(const T* a, int64_t a_pixel, const T* b, int64_t b_pixel, int64_t pixels, T* sum);
   // to[column * to_stride + row] = from[row * from_stride + column]
-  void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride);
+  void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
+                    int64_t to_stride);
   // A register-only loop of fused multiply-adds; returns how many floating-point operations it did.
   double (*fma_loop)(int64_t iterations);
 };

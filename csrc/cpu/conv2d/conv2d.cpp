@@ -1,10 +1,11 @@
-// Dense convolution as a matrix product that lowers the image on the fly (im2col that is never written out whole).
+// Dense convolution as a matrix product that lowers the image on the fly (im2col that is never written out
+// whole).
 //
-// A work item is a band of output rows of one image, against a range of output channels. Its input rows become a
-// strip (cpu/strip.h), or are read in place where the image is channels last and needs no padding. In a strip a pixel's
-// patch is kH runs of kW * C adjacent values, so the GEMM reads its rows straight from there. Where output rows are too
-// short to fill its tile, blocks of k are lowered into a small matrix first. Small images go several at a time, since
-// every band reads all weights.
+// A work item is a band of output rows of one image, against a range of output channels. Its input rows
+// become a strip (cpu/strip.h), or are read in place where the image is channels last and needs no padding.
+// In a strip a pixel's patch is kH runs of kW * C adjacent values, so the GEMM reads its rows straight from
+// there. Where output rows are too short to fill its tile, blocks of k are lowered into a small matrix first.
+// Small images go several at a time, since every band reads all weights.
 #include "cpu/conv2d/conv2d.h"
 
 #include <algorithm>
@@ -18,19 +19,19 @@
 namespace cnnkern {
 namespace {
 
-constexpr int64_t kLoweredDepth = 256;   // k of one lowered block
+constexpr int64_t kLoweredDepth = 256;  // k of one lowered block
 constexpr int64_t kLoweredPixels = 192;
 constexpr int64_t kPixels = 512;  // of one band: enough for the weights to be read rarely
 
 struct Plan {
-  int64_t images;         // of one band; more than one are whole
-  int64_t out_rows;       // of a strip
-  int64_t strips;         // of an image
-  int64_t splits;         // of a group's output channels
-  bool in_place;          // read the image itself
-  bool lowered;           // through a matrix, for short output rows
-  int64_t pitch;          // elements of a strip's row
-  int64_t segments;       // of a patch
+  int64_t images;    // of one band; more than one are whole
+  int64_t out_rows;  // of a strip
+  int64_t strips;    // of an image
+  int64_t splits;    // of a group's output channels
+  bool in_place;     // read the image itself
+  bool lowered;      // through a matrix, for short output rows
+  int64_t pitch;     // elements of a strip's row
+  int64_t segments;  // of a patch
   int64_t segment_length;
   int64_t group_columns;    // K / G
   int64_t columns_at_once;  // output channels of one product
@@ -64,11 +65,13 @@ Plan make_plan(const Conv2dShape& s, int64_t threads, int64_t tile_pixels) {
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / std::max<int64_t>(1, row_bytes));
   int64_t strips = (s.out_height + fit - 1) / fit;
   const int64_t image_rows = strip_rows(s, s.out_height) / s.stride_height + 1;
-  plan.images = std::clamp<int64_t>(std::min((plan.lowered ? kLoweredPixels : kPixels) / area, fit / image_rows), 1,
-                                    (s.batch + threads - 1) / threads);
+  plan.images =
+      std::clamp<int64_t>(std::min((plan.lowered ? kLoweredPixels : kPixels) / area, fit / image_rows), 1,
+                          (s.batch + threads - 1) / threads);
   plan.splits = 1;
   if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
-    // Too few images to go round: share the channels where the weights are what has to be read, else the rows.
+    // Too few images to go round: share the channels where the weights are what has to be read, else the
+    // rows.
     const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
     const int64_t most = panels(plan.group_columns);
     if (heavy_weights && most >= threads) {
@@ -81,15 +84,16 @@ Plan make_plan(const Conv2dShape& s, int64_t threads, int64_t tile_pixels) {
   plan.out_rows = (s.out_height + strips - 1) / strips;
   plan.strips = (s.out_height + plan.out_rows - 1) / plan.out_rows;
 
-  // A channel-first result is computed into a tile of two panels and transposed from there; a lowered block meets all
-  // output channels before the next.
+  // A channel-first result is computed into a tile of two panels and transposed from there; a lowered block
+  // meets all output channels before the next.
   plan.columns_at_once = s.channels_last || plan.lowered ? plan.group_columns : 2 * kPanel;
 
   const int64_t pixels = plan.images * plan.out_rows * s.out_width;
   const int64_t tile_columns = round_up(std::min(plan.group_columns, plan.columns_at_once), kPanel);
   const int64_t offset_words = plan.segments * static_cast<int64_t>(sizeof(int64_t) / sizeof(T));
   plan.offsets_size = round_up(offset_words, kPanel);
-  plan.strip_size = plan.in_place ? 0 : round_up(plan.images * strip_rows(s, plan.out_rows) * plan.pitch, kPanel);
+  plan.strip_size =
+      plan.in_place ? 0 : round_up(plan.images * strip_rows(s, plan.out_rows) * plan.pitch, kPanel);
   plan.lowered_size = plan.lowered ? round_up(pixels * std::min(depth, kLoweredDepth), kPanel) : 0;
   plan.tile_size = s.channels_last ? 0 : pixels * tile_columns;
   return plan;
@@ -122,7 +126,8 @@ void fill_offsets(const Conv2dShape& s, const Plan& plan, int64_t* offsets) {
   }
 }
 
-// The product's part that is the same for every block of k: operands of the item, results into y or into the tile.
+// The product's part that is the same for every block of k: operands of the item, results into y or into the
+// tile.
 template <class T>
 Gemm<T> gemm_of(const Conv2dParams<T>& p, const Plan& plan, const Item& item, const Scratch<T>& scratch) {
   const Conv2dShape& s = p.shape;
@@ -152,8 +157,8 @@ int64_t strip_step(const Conv2dShape& s, const Plan& plan) {
 }
 
 template <class T>
-void multiply_in_strip(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan, const Item& item,
-                       const T* strip, const Scratch<T>& scratch) {
+void multiply_in_strip(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan,
+                       const Item& item, const T* strip, const Scratch<T>& scratch) {
   const Conv2dShape& s = p.shape;
   Gemm<T> gemm = gemm_of(p, plan, item, scratch);
   gemm.a = strip;
@@ -181,13 +186,15 @@ template <class T>
 void lower(const Conv2dShape& s, const Plan& plan, const Item& item, const T* strip, const int64_t* offsets,
            int64_t begin, int64_t end, T* to) {
   for (int64_t row = 0; row < item.images * item.rows; ++row) {
-    const T* const line = strip + row / item.rows * strip_step(s, plan) + row % item.rows * s.stride_height * plan.pitch;
+    const T* const line =
+        strip + row / item.rows * strip_step(s, plan) + row % item.rows * s.stride_height * plan.pitch;
     for (int64_t column = 0; column < s.out_width; ++column) {
       const T* const pixel = line + column * s.stride_width * s.in_channels;
       for (int64_t k = begin; k < end;) {
         const int64_t within = k % plan.segment_length;
         const int64_t count = std::min(end - k, plan.segment_length - within);
-        std::memcpy(to, pixel + offsets[k / plan.segment_length] + within, sizeof(T) * static_cast<size_t>(count));
+        std::memcpy(to, pixel + offsets[k / plan.segment_length] + within,
+                    sizeof(T) * static_cast<size_t>(count));
         to += count;
         k += count;
       }
@@ -196,8 +203,8 @@ void lower(const Conv2dShape& s, const Plan& plan, const Item& item, const T* st
 }
 
 template <class T>
-void multiply_lowered(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan, const Item& item,
-                      const T* strip, const Scratch<T>& scratch) {
+void multiply_lowered(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan,
+                      const Item& item, const T* strip, const Scratch<T>& scratch) {
   const int64_t depth = plan.segments * plan.segment_length;
   const int64_t blocks = (depth + kLoweredDepth - 1) / kLoweredDepth;
   const int64_t start = 0;
@@ -237,9 +244,9 @@ void compute(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan&
       const int64_t channel = item.group * plan.group_columns + column, area = s.out_height * s.out_width;
       const int64_t pixels = item.rows * s.out_width, tile_columns = round_up(item.columns, kPanel);
       for (int64_t i = 0; i < item.images; ++i) {
-        kernels.transpose(scratch.tile + i * pixels * tile_columns, tile_columns, pixels, item.columns,
-                          p.y + ((item.image + i) * s.out_channels + channel) * area + item.first_row * s.out_width,
-                          area);
+        kernels.transpose(
+            scratch.tile + i * pixels * tile_columns, tile_columns, pixels, item.columns,
+            p.y + ((item.image + i) * s.out_channels + channel) * area + item.first_row * s.out_width, area);
       }
     }
   }

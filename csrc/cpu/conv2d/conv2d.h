@@ -4,9 +4,10 @@
 
 namespace cnnkern {
 
-// Elements of the packed weight. (groups, panels, kH * kW * C/G, kPanel); depthwise (panels of K, kH * kW, kPanel).
-int64_t conv2d_packed_size(int64_t out_channels, int64_t group_channels, int64_t kernel_height, int64_t kernel_width,
-                           int64_t groups);
+// Elements of the packed weight. (groups, panels, kH * kW * C/G, kPanel); depthwise (panels of K, kH * kW,
+// kPanel).
+int64_t conv2d_packed_size(int64_t out_channels, int64_t group_channels, int64_t kernel_height,
+                           int64_t kernel_width, int64_t groups);
 
 // `weight` is (K, C/G, kH, kW) with element strides `stride` (4).
 template <class T>

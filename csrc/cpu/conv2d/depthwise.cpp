@@ -1,5 +1,5 @@
-// See depthwise.h. A strip's pixels hold one value for every output channel (repeated where K > C), so that a panel
-// of 16 output channels is 16 adjacent values at every tap.
+// See depthwise.h. A strip's pixels hold one value for every output channel (repeated where K > C), so that a
+// panel of 16 output channels is 16 adjacent values at every tap.
 #include "cpu/conv2d/depthwise.h"
 
 #include <algorithm>
@@ -27,7 +27,8 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * width * pixel * s.stride_height;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / row_bytes);
   int64_t strips = (s.out_height + fit - 1) / fit;
-  if (s.batch % threads != 0 && s.batch < 8 * threads) strips = std::min(s.out_height, round_up(strips, threads));
+  if (s.batch % threads != 0 && s.batch < 8 * threads)
+    strips = std::min(s.out_height, round_up(strips, threads));
   plan.out_rows = (s.out_height + strips - 1) / strips;
   plan.strips = (s.out_height + plan.out_rows - 1) / plan.out_rows;
   const int64_t words = s.kernel_height * s.kernel_width * static_cast<int64_t>(sizeof(int64_t) / sizeof(T));
@@ -39,7 +40,8 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
 
 // (pixels, C) to (pixels, channels): each value for its K / C output channels, zeros up to the panel's end.
 template <class T>
-void spread(const T* from, int64_t pixels, int64_t in_channels, int64_t out_channels, int64_t channels, T* to) {
+void spread(const T* from, int64_t pixels, int64_t in_channels, int64_t out_channels, int64_t channels,
+            T* to) {
   const int64_t multiplier = out_channels / in_channels;
   for (int64_t p = 0; p < pixels; ++p, from += in_channels, to += channels) {
     for (int64_t c = 0; c < in_channels; ++c) std::fill_n(to + c * multiplier, multiplier, from[c]);
@@ -57,7 +59,8 @@ void run(const Conv2dParams<T>& p, const Primitives<T>& kernels, const Plan& pla
   const int64_t width = strip_width(s), pitch = width * plan.channels, area = s.out_height * s.out_width;
   const int64_t taps = s.kernel_height * s.kernel_width;
   for (int64_t t = 0; t < taps; ++t) {
-    offsets[t] = t / s.kernel_width * s.dilation_height * pitch + t % s.kernel_width * s.dilation_width * plan.channels;
+    offsets[t] = t / s.kernel_width * s.dilation_height * pitch +
+                 t % s.kernel_width * s.dilation_width * plan.channels;
   }
   const auto [begin, end] = me.share(s.batch * plan.strips);
   for (int64_t i = begin; i < end; ++i) {

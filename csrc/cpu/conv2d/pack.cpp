@@ -5,8 +5,8 @@
 
 namespace cnnkern {
 
-int64_t conv2d_packed_size(int64_t out_channels, int64_t group_channels, int64_t kernel_height, int64_t kernel_width,
-                           int64_t groups) {
+int64_t conv2d_packed_size(int64_t out_channels, int64_t group_channels, int64_t kernel_height,
+                           int64_t kernel_width, int64_t groups) {
   const int64_t taps = kernel_height * kernel_width;
   if (group_channels == 1) return panels(out_channels) * taps * kPanel;
   return groups * panels(out_channels / groups) * taps * group_channels * kPanel;
@@ -40,7 +40,8 @@ void conv2d_pack(const T* weight, const int64_t* stride, int64_t out_channels, i
   });
 }
 
-template void conv2d_pack(const float*, const int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, float*, int64_t);
+template void conv2d_pack(const float*, const int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, float*,
+                          int64_t);
 template void conv2d_pack(const double*, const int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, double*,
                           int64_t);
 

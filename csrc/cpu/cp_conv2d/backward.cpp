@@ -1,12 +1,14 @@
-// Gradients of the fused CP convolution, strip by strip of output rows. Stages 1 to 3 are computed again, so that
-// nothing but x outlives the forward pass. For a strip, panel by panel of the rank:
+// Gradients of the fused CP convolution, strip by strip of output rows. Stages 1 to 3 are computed again, so
+// that nothing but x outlives the forward pass. For a strip, panel by panel of the rank:
 //
 //   stage-3 rows  (again)                                 with the gradient of y: gradient of factor_k
 //   their gradient: y's gradient times factor_k           with stage-2 rows:      gradient of factor_w
 //   spread by factor_w: gradient of stage-2 rows          with stage-1 rows:      gradient of factor_h
-//   spread by factor_h into a ring: gradient of stage-1 rows; a row is complete once no later output row reads it
+//   spread by factor_h into a ring: gradient of stage-1 rows; a row is complete once no later output row
+//   reads it
 //
-// and for the rows that the strip completes: with x, the gradient of factor_c; times factor_c, the gradient of x.
+// and for the rows that the strip completes: with x, the gradient of factor_c; times factor_c, the gradient
+// of x.
 #include <algorithm>
 
 #include "cpu/cp_conv2d/backward_plan.h"
@@ -25,8 +27,8 @@ struct Backward {
   const Worker& me;
   const CpConv2dParams<T> forward;
   const Stages<T> stages;
-  T* grad_line;    // padded gradient of a stage-2 row
-  T* ones;         // (kPanel)
+  T* grad_line;  // padded gradient of a stage-2 row
+  T* ones;       // (kPanel)
   int64_t* offsets;
   T* grad;         // the strip's gradient of y (panel of K, pixel, kPanel)
   T* x;            // completed rows of x (panel of C, pixel, kPanel)
@@ -35,18 +37,25 @@ struct Backward {
   T* grad_stage3;  // like stage3
   T* grad_stage1;  // completed rows, (panel, pixel, kPanel)
   T* tile;
-  T* ring;         // gradient of stage-1 rows (panel, ring row, W, kPanel)
-  T* sums;         // of all parts
+  T* ring;  // gradient of stage-1 rows (panel, ring row, W, kPanel)
+  T* sums;  // of all parts
   TransposedFactors transposed_at;
 
-  Backward(const CpConv2dBackwardParams<T>& params, const CpBackwardPlan& backward_plan, const Primitives<T>& primitives,
-           const Worker& worker)
+  Backward(const CpConv2dBackwardParams<T>& params, const CpBackwardPlan& backward_plan,
+           const Primitives<T>& primitives, const Worker& worker)
       : p(params),
         s(params.shape),
         plan(backward_plan),
         kernels(primitives),
         me(worker),
-        forward{params.shape, params.rank, params.x, params.packed, nullptr, nullptr, scratch_of(worker.index), 1},
+        forward{params.shape,
+                params.rank,
+                params.x,
+                params.packed,
+                nullptr,
+                nullptr,
+                scratch_of(worker.index),
+                1},
         stages(forward, plan.recompute, primitives, kAlone),
         transposed_at(stages.group_rank, stages.group_channels, stages.group_outputs) {
     grad_line = forward.scratch + plan.recompute.worker_size();
@@ -72,7 +81,8 @@ struct Backward {
   bool wants_stage1() const { return p.grad_x || p.grad_c || p.grad_h || p.grad_w; }
 
   // The product of whole panels, for all operands here: A (row, k), B (panel, k, kPanel).
-  Gemm<T> product(const T* a, int64_t a_pixel, int64_t rows, const T* b, int64_t depth, int64_t column_panels) const {
+  Gemm<T> product(const T* a, int64_t a_pixel, int64_t rows, const T* b, int64_t depth,
+                  int64_t column_panels) const {
     Gemm<T> gemm{};
     gemm.a = a;
     gemm.a_pixel = a_pixel;
@@ -100,11 +110,12 @@ struct Backward {
   }
 
   // sum[rank][column] += sum over pixels of rows[pixel][rank] columns[pixel][column].
-  void add_products_over_pixels(const T* rows, Panels panel, int64_t pixels, const T* columns, int64_t column_panels,
-                                T* sum) const {
+  void add_products_over_pixels(const T* rows, Panels panel, int64_t pixels, const T* columns,
+                                int64_t column_panels, T* sum) const {
     const int64_t count = panel.end - panel.begin;
     for (int64_t q = 0; q < count; ++q)
-      kernels.transpose(rows + q * pixels * kPanel, kPanel, pixels, kPanel, by_rank + q * kPanel * pixels, pixels);
+      kernels.transpose(rows + q * pixels * kPanel, kPanel, pixels, kPanel, by_rank + q * kPanel * pixels,
+                        pixels);
     Gemm<T> gemm = product(by_rank, pixels, count * kPanel, columns, pixels, column_panels);
     gemm.c = sum + panel.begin * kPanel * column_panels * kPanel;
     gemm.c_pixel = column_panels * kPanel;
@@ -112,23 +123,24 @@ struct Backward {
     kernels.gemm(gemm);
   }
 
-  // One output row of one panel, from the gradient of stage 3 to those of both depthwise factors and of stage 1.
+  // One output row of one panel, from the gradient of stage 3 to those of both depthwise factors and of
+  // stage 1.
   void depthwise_row(int64_t group, int64_t panel, int64_t row, const T* grad_row, T* sum_h, T* sum_w) const {
     const int64_t step = s.stride_width * kPanel;
     std::fill_n(grad_line, plan.grad_line_size, T(0));
     for (int64_t j = 0; j < s.kernel_width; ++j) {
       const int64_t tap = j * s.dilation_width * kPanel;
       kernels.dot_line(grad_row, kPanel, stages.line + tap, step, s.out_width, sum_w + j * kPanel);
-      kernels.multiply_add_line(stages.factor_w(group, panel) + j * kPanel, grad_row, kPanel, grad_line + tap, step,
-                                s.out_width);
+      kernels.multiply_add_line(stages.factor_w(group, panel) + j * kPanel, grad_row, kPanel, grad_line + tap,
+                                step, s.out_width);
     }
     const T* const inside = grad_line + s.pad_width * kPanel;
     for (int64_t i = 0; i < s.kernel_height; ++i) {
       const int64_t in_row = row * s.stride_height - s.pad_height + i * s.dilation_height;
       if (in_row < 0 || in_row >= s.in_height) continue;
       kernels.dot_line(inside, kPanel, stages.pointers[i], kPanel, s.in_width, sum_h + i * kPanel);
-      kernels.multiply_add_line(stages.factor_h(group, panel) + i * kPanel, inside, kPanel, ring_row(panel, in_row),
-                                kPanel, s.in_width);
+      kernels.multiply_add_line(stages.factor_h(group, panel) + i * kPanel, inside, kPanel,
+                                ring_row(panel, in_row), kPanel, s.in_width);
     }
   }
 
@@ -159,8 +171,7 @@ struct Backward {
         }
       }
     }
-    if (p.grad_k)
-      add_products_over_pixels(stage3, panel, pixels, grad, plan.output_panels, sum + plan.sum_k);
+    if (p.grad_k) add_products_over_pixels(stage3, panel, pixels, grad, plan.output_panels, sum + plan.sum_k);
   }
 
   // Rows [r.begin, r.end) of the ring are complete: the gradient of factor_c for some panels of the rank.
@@ -188,14 +199,15 @@ struct Backward {
     for (int64_t row = r.begin; row < r.end;) {
       const int64_t count = std::min(r.end - row, plan.ring_rows - row % plan.ring_rows);
       for (int64_t q = channels.begin; q < channels.end; q += step) {
-        const int64_t last = std::min(channels.end, q + step), channel = group * stages.group_channels + q * kPanel;
-        Gemm<T> gemm = product_of_panels(ring_row(0, row), plan.ring_rows * stages.row_size(), plan.rank_panels,
-                                         count * s.in_width,
-                                         p.transposed + group * transposed_at.size + transposed_at.factor_c +
-                                             q * padded_rank * kPanel,
-                                         last - q);
+        const int64_t last = std::min(channels.end, q + step),
+                      channel = group * stages.group_channels + q * kPanel;
+        Gemm<T> gemm = product_of_panels(
+            ring_row(0, row), plan.ring_rows * stages.row_size(), plan.rank_panels, count * s.in_width,
+            p.transposed + group * transposed_at.size + transposed_at.factor_c + q * padded_rank * kPanel,
+            last - q);
         gemm.columns = std::min(last * kPanel, stages.group_channels) - q * kPanel;
-        gemm.c = s.channels_last ? p.grad_x + (image * area + row * s.in_width) * s.in_channels + channel : tile;
+        gemm.c =
+            s.channels_last ? p.grad_x + (image * area + row * s.in_width) * s.in_channels + channel : tile;
         gemm.c_pixel = s.channels_last ? s.in_channels : kPanelsAtOnce * kPanel;
         kernels.gemm(gemm);
         if (!s.channels_last) {
@@ -216,7 +228,8 @@ struct Backward {
                 (last - first) * s.out_width, grad);
   }
 
-  // One group of one image. `rank` and `channels` are this worker's shares; `meet` waits for those who have the others.
+  // One group of one image. `rank` and `channels` are this worker's shares; `meet` waits for those who have
+  // the others.
   template <class Meet>
   void run_image(int64_t image, int64_t group, Panels rank, Panels outputs, Panels channels, T* sum,
                  const Meet& meet) const {
@@ -229,7 +242,8 @@ struct Backward {
       load_grad(image, group, row, end);
       if (p.grad_bias) {
         for (int64_t q = outputs.begin; q < outputs.end; ++q)
-          kernels.dot_line(grad + q * pixels * kPanel, kPanel, ones, 0, pixels, sum + plan.sum_bias + q * kPanel);
+          kernels.dot_line(grad + q * pixels * kPanel, kPanel, ones, 0, pixels,
+                           sum + plan.sum_bias + q * kPanel);
       }
       const T* const from = stages.input_rows(image, group, fresh);
       for (int64_t q = rank.begin; q < rank.end; q += kPanelsAtOnce) {
@@ -238,7 +252,9 @@ struct Backward {
         rank_panels(group, panel, row, end, sum);
       }
       computed = std::max(computed, under.end);
-      const int64_t until = end == s.out_height ? s.in_height : std::clamp<int64_t>(end * s.stride_height - s.pad_height, 0, s.in_height);
+      const int64_t until = end == s.out_height
+                                ? s.in_height
+                                : std::clamp<int64_t>(end * s.stride_height - s.pad_height, 0, s.in_height);
       const RowRange complete{completed, std::max(completed, until)};
       completed = complete.end;
       meet();
@@ -246,14 +262,16 @@ struct Backward {
       if (p.grad_x) complete_x(image, group, channels, complete);
       meet();
       for (int64_t q = rank.begin; q < rank.end; ++q) {
-        for (int64_t r = complete.begin; r < complete.end; ++r) std::fill_n(ring_row(q, r), stages.row_size(), T(0));
+        for (int64_t r = complete.begin; r < complete.end; ++r)
+          std::fill_n(ring_row(q, r), stages.row_size(), T(0));
       }
     }
   }
 
   void run() const {
     const auto image_of = [&](int64_t part) { return s.batch * part / plan.parts; };
-    const Panels all_rank{0, plan.rank_panels}, all_outputs{0, plan.output_panels}, all_channels{0, plan.channel_panels};
+    const Panels all_rank{0, plan.rank_panels}, all_outputs{0, plan.output_panels},
+        all_channels{0, plan.channel_panels};
     offsets[0] = 0;
     const auto mine = me.share(plan.parts);
     const auto rank = me.share(plan.rank_panels), outputs = me.share(plan.output_panels);
@@ -264,7 +282,8 @@ struct Backward {
     const Panels cleared = plan.by_parts ? all_rank : Panels{rank.begin, rank.end};
     std::fill(ring_row(cleared.begin, 0), ring_row(cleared.end, 0), T(0));
     me.barrier();
-    for (int64_t part = plan.by_parts ? mine.begin : 0; part < (plan.by_parts ? mine.end : plan.parts); ++part) {
+    for (int64_t part = plan.by_parts ? mine.begin : 0; part < (plan.by_parts ? mine.end : plan.parts);
+         ++part) {
       for (int64_t image = image_of(part); image < image_of(part + 1); ++image) {
         for (int64_t group = 0; group < s.groups; ++group) {
           T* const sum = sums_of(part, group);
@@ -294,14 +313,18 @@ struct Backward {
       const int64_t group = r / stages.group_rank, local = r % stages.group_rank;
       const T* const sum = sums_of(0, group);
       const int64_t outputs = plan.output_panels * kPanel, inputs = plan.channel_panels * kPanel;
-      if (p.grad_c) std::copy_n(sum + plan.sum_c + local * inputs, stages.group_channels, p.grad_c + r * stages.group_channels);
+      if (p.grad_c)
+        std::copy_n(sum + plan.sum_c + local * inputs, stages.group_channels,
+                    p.grad_c + r * stages.group_channels);
       if (p.grad_h) unpack(sum + plan.sum_h, local, s.kernel_height, p.grad_h + r * s.kernel_height);
       if (p.grad_w) unpack(sum + plan.sum_w, local, s.kernel_width, p.grad_w + r * s.kernel_width);
       for (int64_t k = 0; p.grad_k && k < stages.group_outputs; ++k)
-        p.grad_k[(group * stages.group_outputs + k) * stages.group_rank + local] = sum[plan.sum_k + local * outputs + k];
+        p.grad_k[(group * stages.group_outputs + k) * stages.group_rank + local] =
+            sum[plan.sum_k + local * outputs + k];
     }
     for (int64_t group = 0; p.grad_bias && me.index == 0 && group < s.groups; ++group)
-      std::copy_n(sums_of(0, group) + plan.sum_bias, stages.group_outputs, p.grad_bias + group * stages.group_outputs);
+      std::copy_n(sums_of(0, group) + plan.sum_bias, stages.group_outputs,
+                  p.grad_bias + group * stages.group_outputs);
   }
 
   // Lane `rank` of (panel, taps, kPanel).

@@ -27,7 +27,8 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   const int64_t span = (s.kernel_height - 1) * s.dilation_height + 1;
   const int64_t in_row = s.in_width * kPanel * (2 * plan.rank_panels + plan.channel_panels);
   const int64_t out_row = s.out_width * kPanel * (plan.output_panels + 6);
-  const int64_t budget = level2_cache_bytes() / 2 / static_cast<int64_t>(sizeof(T)) - (span + s.stride_height) * in_row;
+  const int64_t budget =
+      level2_cache_bytes() / 2 / static_cast<int64_t>(sizeof(T)) - (span + s.stride_height) * in_row;
   const int64_t fit = std::max<int64_t>(1, budget / (in_row * s.stride_height + out_row));
   const int64_t strips = (s.out_height + fit - 1) / fit;
   plan.strip_rows = (s.out_height + strips - 1) / strips;
@@ -41,14 +42,16 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   recompute.pointers_size = round_up(s.kernel_height * kPointerSize<T>, kPanel);
   recompute.line_size = std::max(s.pad_width + s.in_width, strip_width(s)) * kPanel;
   recompute.zeros_size = s.in_width * kPanel;
-  recompute.staged_size = s.channels_last ? 0 : round_up(plan.ring_rows * s.in_width * group_channels, kPanel);
+  recompute.staged_size =
+      s.channels_last ? 0 : round_up(plan.ring_rows * s.in_width * group_channels, kPanel);
   recompute.ring_size = plan.rank_panels * plan.ring_rows * s.in_width * kPanel;
 
   const int64_t pixels = plan.strip_rows * s.out_width, in_pixels = plan.ring_rows * s.in_width;
   plan.grad_line_size = recompute.line_size;
   plan.ones_size = kPanel;
-  plan.offsets_size =
-      round_up(std::max(plan.rank_panels, plan.output_panels) * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
+  plan.offsets_size = round_up(
+      std::max(plan.rank_panels, plan.output_panels) * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)),
+      kPanel);
   plan.grad_size = plan.output_panels * pixels * kPanel;
   plan.x_size = plan.channel_panels * in_pixels * kPanel;
   plan.rows_size = 2 * kPanel * std::max(pixels, in_pixels);
@@ -63,7 +66,8 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   plan.sum_bias = plan.sum_w + padded_rank * s.kernel_width;
   plan.sums_size = plan.sum_bias + plan.output_panels * kPanel;
   const int64_t maps = s.batch * rank * (s.in_height * s.in_width + 2 * s.out_height * s.out_width);
-  plan.parts = std::clamp<int64_t>(maps / (kShareOfMaps * s.groups * plan.sums_size), 1, std::min(s.batch, kParts));
+  plan.parts =
+      std::clamp<int64_t>(maps / (kShareOfMaps * s.groups * plan.sums_size), 1, std::min(s.batch, kParts));
   plan.by_parts = plan.parts >= threads;
   return plan;
 }

@@ -1,9 +1,10 @@
-// Fused CP convolution (Lebedev et al. 2015): 1x1 (C -> R), kH x 1 and 1 x kW depthwise, 1x1 (R -> K) in one pass over
-// strips of output rows. A strip's rank-R intermediates stay in cache and no intermediate map exists in memory:
+// Fused CP convolution (Lebedev et al. 2015): 1x1 (C -> R), kH x 1 and 1 x kW depthwise, 1x1 (R -> K) in one
+// pass over strips of output rows. A strip's rank-R intermediates stay in cache and no intermediate map
+// exists in memory:
 //
-//   stage 1   new rows of the strip into a ring of rows, panel by panel of the rank: (panel, ring row, W, kPanel)
-//   stage 2+3 both depthwise passes of an output row while its panel is warm, into rows of pixels: (pixel, R)
-//   stage 4   a matrix product whose rows are those pixels, straight into y
+//   stage 1   new rows of the strip into a ring of rows, panel by panel of the rank: (panel, ring row, W,
+//   kPanel) stage 2+3 both depthwise passes of an output row while its panel is warm, into rows of pixels:
+//   (pixel, R) stage 4   a matrix product whose rows are those pixels, straight into y
 //
 // Channel-first images are transposed row by row on the way in, and panel by panel on the way out.
 #include "cpu/cp_conv2d/cp_conv2d.h"
@@ -57,9 +58,10 @@ void fill_halo(const Stages<T>& stages, const Halo<T>& halo, int64_t image, bool
   if (mine.begin == mine.end) return;
   const int64_t panel_size = plan.halo_rows * stages.row_size();
   for (int64_t group = 0; group < stages.s.groups; ++group) {
-    T* const to = halo.data + group * plan.rank_panels * panel_size + (mine.begin - halo.rows.begin) * stages.row_size();
-    stages.stage1(group, {0, plan.rank_panels}, stages.input_rows(image, group, mine), mine.end - mine.begin, to,
-                  panel_size);
+    T* const to = halo.data + group * plan.rank_panels * panel_size +
+                  (mine.begin - halo.rows.begin) * stages.row_size();
+    stages.stage1(group, {0, plan.rank_panels}, stages.input_rows(image, group, mine), mine.end - mine.begin,
+                  to, panel_size);
   }
 }
 
@@ -83,8 +85,8 @@ void run_by_rows(const Stages<T>& stages) {
   }
 }
 
-// The whole team on every strip. Two buffers of stage-3 rows, so that one meeting a strip is enough: nobody can be two
-// strips ahead.
+// The whole team on every strip. Two buffers of stage-3 rows, so that one meeting a strip is enough: nobody
+// can be two strips ahead.
 template <class T>
 void run_by_team(const Stages<T>& stages) {
   const Conv2dShape& s = stages.s;

@@ -47,8 +47,8 @@ int64_t cp_conv2d_scratch(const Conv2dShape& shape, int64_t rank, int64_t thread
 template <class T>
 void cp_conv2d(const CpConv2dParams<T>& params);
 
-// The outer factors the other way round, for gradients, group by group: factor_k as (panels of R/G, K/G, kPanel), then
-// factor_c as (panels of C/G, R/G, kPanel), both with zeros up to whole panels in depth too.
+// The outer factors the other way round, for gradients, group by group: factor_k as (panels of R/G, K/G,
+// kPanel), then factor_c as (panels of C/G, R/G, kPanel), both with zeros up to whole panels in depth too.
 struct TransposedFactors {
   int64_t factor_k;
   int64_t factor_c;
@@ -61,8 +61,8 @@ struct TransposedFactors {
 };
 
 template <class T>
-void cp_conv2d_pack_transposed(const CpFactors<T>& factors, int64_t rank, int64_t group_channels, int64_t out_channels,
-                               int64_t groups, T* packed);
+void cp_conv2d_pack_transposed(const CpFactors<T>& factors, int64_t rank, int64_t group_channels,
+                               int64_t out_channels, int64_t groups, T* packed);
 
 template <class T>
 int64_t cp_conv2d_backward_scratch(const Conv2dShape& shape, int64_t rank, int64_t threads);  // in elements

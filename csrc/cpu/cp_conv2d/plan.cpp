@@ -41,19 +41,24 @@ CpPlan make_cp_plan(const Conv2dShape& s, int64_t rank, int64_t threads) {
   const int64_t strips = (rows + fit - 1) / fit;
   plan.strip_rows = (rows + strips - 1) / strips;
   plan.ring_rows = std::min(s.in_height, strip_rows(s, plan.strip_rows));
-  plan.halo_rows = plan.by_rows && !whole_images ? std::clamp<int64_t>(span - s.stride_height, 0, s.in_height) : 0;
+  plan.halo_rows =
+      plan.by_rows && !whole_images ? std::clamp<int64_t>(span - s.stride_height, 0, s.in_height) : 0;
   plan.tile_columns = s.channels_last ? 0 : std::min(round_up(s.out_channels / s.groups, kPanel), 2 * kPanel);
 
   const int64_t pixels = plan.strip_rows * s.out_width;
   plan.pointers_size = round_up(s.kernel_height * kPointerSize<T>, kPanel);
   plan.line_size = std::max(s.pad_width + s.in_width, strip_width(s)) * kPanel;
   plan.zeros_size = s.in_width * kPanel;
-  plan.staged_size = s.channels_last ? 0 : round_up(std::max(plan.ring_rows, plan.halo_rows) * s.in_width * group_channels, kPanel);
+  plan.staged_size =
+      s.channels_last
+          ? 0
+          : round_up(std::max(plan.ring_rows, plan.halo_rows) * s.in_width * group_channels, kPanel);
   plan.ring_size = plan.rank_panels * plan.ring_rows * s.in_width * kPanel;
   plan.rows_size = plan.by_rows ? pixels * padded_rank : 0;
   plan.tile_size = pixels * plan.tile_columns;
-  plan.shared_size = plan.by_rows ? (threads - 1) * s.groups * plan.rank_panels * plan.halo_rows * s.in_width * kPanel
-                                  : 2 * pixels * padded_rank;
+  plan.shared_size = plan.by_rows
+                         ? (threads - 1) * s.groups * plan.rank_panels * plan.halo_rows * s.in_width * kPanel
+                         : 2 * pixels * padded_rank;
   return plan;
 }
 

@@ -1,14 +1,15 @@
-// How a fused CP convolution is cut: into strips of output rows that keep the rank-R intermediates in level 2, and over
-// threads by one of two schemes.
+// How a fused CP convolution is cut: into strips of output rows that keep the rank-R intermediates in level
+// 2, and over threads by one of two schemes.
 #pragma once
 #include "params/conv2d.h"
 
 namespace cnnkern {
 
 struct CpPlan {
-  // Workers share the output rows of all images; where a boundary cuts an image, both sides need the same stage-1 rows
-  // (the halo), compute half of them each, and meet once. Else the whole team works on every strip, sharing first the
-  // rank and then the output channels: better where there are more weights than pixels, or too few rows.
+  // Workers share the output rows of all images; where a boundary cuts an image, both sides need the same
+  // stage-1 rows (the halo), compute half of them each, and meet once. Else the whole team works on every
+  // strip, sharing first the rank and then the output channels: better where there are more weights than
+  // pixels, or too few rows.
   bool by_rows;
   int64_t strip_rows;    // output rows of a strip
   int64_t ring_rows;     // stage-1 rows that one strip can see

@@ -1,4 +1,5 @@
-// The four stages of a fused CP convolution, as one worker runs them on the rows and panels that it is told to.
+// The four stages of a fused CP convolution, as one worker runs them on the rows and panels that it is told
+// to.
 #pragma once
 #include <algorithm>
 
@@ -36,13 +37,15 @@ struct Stages {
   int64_t group_channels, group_rank, group_outputs, padded_rank;
   PackedFactors at;
 
-  Stages(const CpConv2dParams<T>& params, const CpPlan& cp_plan, const Primitives<T>& primitives, const Worker& worker)
+  Stages(const CpConv2dParams<T>& params, const CpPlan& cp_plan, const Primitives<T>& primitives,
+         const Worker& worker)
       : p(params),
         s(params.shape),
         plan(cp_plan),
         kernels(primitives),
         me(worker),
-        pointers(reinterpret_cast<const T**>(params.scratch + plan.shared_size + worker.index * plan.worker_size())),
+        pointers(reinterpret_cast<const T**>(params.scratch + plan.shared_size +
+                                             worker.index * plan.worker_size())),
         line(reinterpret_cast<T*>(pointers) + plan.pointers_size),
         zeros(line + plan.line_size),
         staged(zeros + plan.zeros_size),
@@ -77,7 +80,8 @@ struct Stages {
     return staged;
   }
 
-  // Stage 1 of `count` rows at `from` for some panels of the rank, into rows of a (panel, row, W, kPanel) buffer.
+  // Stage 1 of `count` rows at `from` for some panels of the rank, into rows of a (panel, row, W, kPanel)
+  // buffer.
   void stage1(int64_t group, Panels panel, const T* from, int64_t count, T* to, int64_t panel_stride) const {
     const int64_t start = 0;
     Gemm<T> gemm{};
@@ -126,11 +130,13 @@ struct Stages {
     return ring + (panel * plan.ring_rows + row % plan.ring_rows) * row_size();
   }
 
-  // Stages 2 and 3 of one output row for one panel, into `to` (oW pixels, `to_pixel` apart). `pointers` then has the
-  // stage-1 rows and `line` the padded stage-2 row.
-  void stages23_row(int64_t group, int64_t panel, int64_t row, T* to, int64_t to_pixel, const Halo<T>* halos) const {
+  // Stages 2 and 3 of one output row for one panel, into `to` (oW pixels, `to_pixel` apart). `pointers` then
+  // has the stage-1 rows and `line` the padded stage-2 row.
+  void stages23_row(int64_t group, int64_t panel, int64_t row, T* to, int64_t to_pixel,
+                    const Halo<T>* halos) const {
     for (int64_t i = 0; i < s.kernel_height; ++i)
-      pointers[i] = stage1_row(group, panel, row * s.stride_height - s.pad_height + i * s.dilation_height, halos);
+      pointers[i] =
+          stage1_row(group, panel, row * s.stride_height - s.pad_height + i * s.dilation_height, halos);
     SeparableLine<T> separable{};
     separable.rows = pointers;
     separable.kernel_height = s.kernel_height;
@@ -152,7 +158,8 @@ struct Stages {
   void stages23(int64_t group, Panels panel, int64_t first, int64_t last, T* to, const Halo<T>* halos) const {
     for (int64_t q = panel.begin; q < panel.end; ++q) {
       for (int64_t row = first; row < last; ++row)
-        stages23_row(group, q, row, to + (row - first) * s.out_width * padded_rank + q * kPanel, padded_rank, halos);
+        stages23_row(group, q, row, to + (row - first) * s.out_width * padded_rank + q * kPanel, padded_rank,
+                     halos);
     }
   }
 

@@ -60,7 +60,8 @@ void rows_of_channel(const Conv2dShape& s, const T* x, int64_t item, T* y) {
 template <class T>
 void lines_of_tap(const Conv2dShape& s, const Primitives<T>& kernels, const T* x, int64_t item, T* y) {
   const int64_t area = s.out_height * s.out_width, taps = s.kernel_height * s.kernel_width;
-  const int64_t oy = item % s.out_height, tap = item / s.out_height % taps, image = item / s.out_height / taps;
+  const int64_t oy = item % s.out_height, tap = item / s.out_height % taps,
+                image = item / s.out_height / taps;
   const int64_t i = tap / s.kernel_width, j = tap % s.kernel_width, channels = s.in_channels;
   T* const to = y + (image * channels * taps + tap) * area + oy * s.out_width;
   const int64_t row = oy * s.stride_height - s.pad_height + i * s.dilation_height;
@@ -73,8 +74,9 @@ void lines_of_tap(const Conv2dShape& s, const Primitives<T>& kernels, const T* x
   }
   if (columns.begin == columns.end) return;
   const int64_t first = columns.begin * s.stride_width - s.pad_width + j * s.dilation_width;
-  kernels.transpose(x + ((image * s.in_height + row) * s.in_width + first) * channels, s.stride_width * channels,
-                    columns.end - columns.begin, channels, to + columns.begin, taps * area);
+  kernels.transpose(x + ((image * s.in_height + row) * s.in_width + first) * channels,
+                    s.stride_width * channels, columns.end - columns.begin, channels, to + columns.begin,
+                    taps * area);
 }
 
 }  // namespace
@@ -82,8 +84,8 @@ void lines_of_tap(const Conv2dShape& s, const Primitives<T>& kernels, const T* x
 template <class T>
 void im2col(const Conv2dShape& s, const T* x, T* y, int64_t threads) {
   const Primitives<T>& kernels = primitives<T>();
-  const int64_t items = s.channels_last ? s.batch * s.kernel_height * s.kernel_width * s.out_height
-                                        : s.batch * s.in_channels;
+  const int64_t items =
+      s.channels_last ? s.batch * s.kernel_height * s.kernel_width * s.out_height : s.batch * s.in_channels;
   parallel(threads, [&](const Worker& me) {
     const auto [begin, end] = me.share(items);
     for (int64_t item = begin; item < end; ++item) {

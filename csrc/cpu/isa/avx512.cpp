@@ -45,6 +45,7 @@ constexpr int64_t kBlockK = 256;  // 32 KiB of weights: two thirds of L1
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {kTilePixels, gemm, separable_line, depthwise_line, multiply_add_line, dot_line, transpose, fma_loop};
+const Primitives<float> kPrimitives = {kTilePixels,       gemm,     separable_line, depthwise_line,
+                                       multiply_add_line, dot_line, transpose,      fma_loop};
 }  // namespace cnnkern::avx512
 #endif
