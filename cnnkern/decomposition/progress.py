@@ -8,7 +8,8 @@ PATIENCE = 3.0  # seconds without a bar, unless one was asked for
 
 
 class Progress:
-    """A tqdm bar with the current error; `verbose` True shows it at once, None after a while, False never."""
+    """A tqdm bar with the current error; `verbose` True shows it at once and leaves it, None only after a while,
+    False never."""
 
     def __init__(self, description: str, total: int, verbose: bool | None) -> None:
         self._bar = tqdm(
@@ -16,7 +17,7 @@ class Progress:
             total=total,
             disable=verbose is False,
             delay=0.0 if verbose else PATIENCE,
-            leave=False,
+            leave=bool(verbose),
             unit="it",
         )
 
