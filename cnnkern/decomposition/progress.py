@@ -8,8 +8,10 @@ PATIENCE = 3.0  # seconds without a bar, unless one was asked for
 
 
 class Progress:
-    """A tqdm bar with the current error; `verbose` True shows it at once and leaves it, None only after a while,
-    False never."""
+    """A tqdm bar with the current error.
+
+    `verbose` True shows it at once and leaves it there, None shows it after a while, False never.
+    """
 
     def __init__(self, description: str, total: int, verbose: bool | None) -> None:
         self._bar = tqdm(

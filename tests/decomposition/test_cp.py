@@ -190,7 +190,10 @@ def test_max_iter_and_tol_end_the_fit() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_silent_unless_asked(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_unless_asked(
+    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnkern.decomposition.progress.PATIENCE", 3600.0)  # on a machine however slow
     weight = gaussian((8, 6, 3, 3))
     for verbose in (None, False):
         cp(weight, 5, method=method, verbose=verbose)
