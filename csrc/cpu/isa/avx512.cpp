@@ -20,19 +20,32 @@ using T = float;
 struct Vec {
   using Reg = __m512;
   static constexpr int64_t kLanes = 16;
-  static INLINE __mmask16 mask(int64_t lanes) {
-    return static_cast<__mmask16>(lanes < kLanes ? (1u << lanes) - 1 : 0xFFFFu);
-  }
   static INLINE Reg zero() { return _mm512_setzero_ps(); }
   static INLINE Reg load(const T* p) { return _mm512_loadu_ps(p); }
-  static INLINE Reg load(const T* p, int64_t lanes) { return _mm512_maskz_loadu_ps(mask(lanes), p); }
   static INLINE Reg broadcast(const T* p) { return _mm512_set1_ps(*p); }
   static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(b, a); }
   static INLINE void store(T* p, Reg v) { _mm512_storeu_ps(p, v); }
+#if defined(CNNKERN_SIMDE)  // SIMDe's own read and write the lanes that the mask leaves out
+  static INLINE Reg load(const T* p, int64_t lanes) {
+    T all[kLanes] = {};
+    for (int64_t i = 0; i < kLanes && i < lanes; ++i) all[i] = p[i];
+    return load(all);
+  }
+  static INLINE void store(T* p, Reg v, int64_t lanes) {
+    T all[kLanes];
+    store(all, v);
+    for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i] = all[i];
+  }
+#else
+  static INLINE __mmask16 mask(int64_t lanes) {
+    return static_cast<__mmask16>(lanes < kLanes ? (1u << lanes) - 1 : 0xFFFFu);
+  }
+  static INLINE Reg load(const T* p, int64_t lanes) { return _mm512_maskz_loadu_ps(mask(lanes), p); }
   static INLINE void store(T* p, Reg v, int64_t lanes) { _mm512_mask_storeu_ps(p, mask(lanes), v); }
+#endif
 };
 
 constexpr int kTilePixels = 14;
