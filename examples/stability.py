@@ -204,7 +204,7 @@ def _table(outcomes: list[Outcome], rank: int) -> Table:
     for outcome in outcomes:
         table.add_row(
             outcome.name,
-            f"{outcome.stretch:.3g}",
+            f"{outcome.stretch:,.0f}",
             f"{outcome.accuracy_before:.1%}",
             f"{outcome.accuracy:.1%}",
             f"{min(run.accuracy for run in outcome.runs):.1%}",
