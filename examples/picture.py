@@ -63,7 +63,7 @@ def _error_by_rank(axes: Axes, study: Study) -> None:
 
 
 def _accuracy_by_rank(axes: Axes, study: Study) -> None:
-    axes.set_title("Fashion-MNIST: test accuracy without fine-tuning")
+    axes.set_title("Fashion-MNIST: accuracy, no fine-tuning")
     axes.axhline(study.accuracy, color=GREY, linestyle=":", label=f"original, {study.accuracy:.1%}")
     for name, colour in _colours(study):
         rows = _rows(study, name)
@@ -86,19 +86,19 @@ def _finetuned_by_rank(axes: Axes, study: Study) -> None:
     # What fine-tuning brings back is too much for one scale: the axis shows where it leads.
     reached = [accuracy for row in rows for accuracy in row.finetuned.values()]
     bottom = min(reached) - 0.5 * (max(*reached, study.accuracy) - min(reached)) - 0.005
-    axes.set_ylim(bottom=bottom)
+    axes.set_ylim(bottom, study.accuracy + 0.6 * (study.accuracy - bottom))
     for place, row in zip(_positions(rows), rows, strict=True):
         if row.accuracy < bottom:
             axes.annotate(f"{row.accuracy:.0%} ↓", (place, bottom), (0, 3), textcoords="offset points",
                           ha="center", color=colour)  # fmt: skip
     _rank_axis(axes, study)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
 
 
 def _speed_by_rank(axes: Axes, study: Study) -> None:
     batch = _batches(study)[-1]
-    axes.set_title(f"Fashion-MNIST: times as fast as dense, batch {batch}")
+    axes.set_title(f"Fashion-MNIST: speed over dense, batch {batch}")
     for name, colour in _colours(study):
         rows = _rows(study, name)
         for who, line, note in (("cnnkern", "o-", "cnnkern"), ("four", "s--", "four stock convolutions")):
