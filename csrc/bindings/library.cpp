@@ -53,7 +53,7 @@ PyModuleDef module = {
 
 }  // namespace
 
-PyMODINIT_FUNC __attribute__((visibility("default"))) PyInit__ops(void) {
+PyMODINIT_FUNC PyInit__ops(void) {
   PyObject* const self = PyModule_Create(&module);
   if (!self) return nullptr;
   PyObject* const capsule =

@@ -27,7 +27,7 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   const int64_t in_row = s.in_width * kPanel * (2 * plan.rank_panels + plan.channel_panels);
   const int64_t out_row = s.out_width * kPanel * (plan.output_panels + 6);
   const int64_t budget =
-      level2_cache_bytes() / 2 / static_cast<int64_t>(sizeof(T)) - (span + s.stride_height) * in_row;
+      level2_cache_bytes() / 4 / static_cast<int64_t>(sizeof(T)) - (span + s.stride_height) * in_row;
   const int64_t fit = std::max<int64_t>(1, budget / (in_row * s.stride_height + out_row));
   const int64_t strips = (s.out_height + fit - 1) / fit;
   plan.strip_rows = (s.out_height + strips - 1) / strips;
