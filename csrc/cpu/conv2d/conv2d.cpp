@@ -40,14 +40,17 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   plan.group_columns = s.out_channels / s.groups;
   plan.pitch = s.in_width * s.in_channels;
 
-  // A band's input takes a quarter of level 2; the rest is for weights and results.
+  // A band's input takes a quarter of level 2, several small images half of it; the rest is for weights and
+  // results.
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.pitch * s.stride_height;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes);
   int64_t bands = (s.out_height + fit - 1) / fit;
   const int64_t area = s.out_height * s.out_width;
-  const int64_t image_rows = (s.in_height + s.stride_height - 1) / s.stride_height;
-  plan.images =
-      std::clamp<int64_t>(std::min(kPixels / area, fit / image_rows), 1, (s.batch + threads - 1) / threads);
+  const int64_t image_bytes = row_bytes / s.stride_height * s.in_height;
+  const int64_t most_images =
+      std::max<int64_t>(1, std::min(kPixels / area, level2_cache_bytes() / 2 / image_bytes));
+  const int64_t a_worker = (s.batch + threads - 1) / threads;  // images, in equal bands
+  plan.images = (a_worker - 1) / ((a_worker - 1) / most_images + 1) + 1;
   plan.splits = 1;
   if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
     // Too few images to go round: share the channels where the weights are what has to be read, else the
