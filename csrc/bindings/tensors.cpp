@@ -101,6 +101,8 @@ Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kerne
         padding[1]);
   check(std::min(dilation[0], dilation[1]) > 0, "dilation: expected positive numbers, got ", dilation[0],
         ", ", dilation[1]);
+  check(std::min(x.size(2), x.size(3)) > 0, "x: expected an image of at least 1 x 1, got ", x.size(2), " x ",
+        x.size(3));
   check(std::min(kernel_height, kernel_width) > 0, "weight: expected a kernel of at least 1 x 1");
   check(out_channels > 0 && x.size(1) > 0, "weight: expected at least one channel on either side");
   check(groups > 0 && x.size(1) % groups == 0 && out_channels % groups == 0, "groups: expected a divisor of ",

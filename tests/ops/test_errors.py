@@ -160,6 +160,7 @@ UNSAFE = {
     "conv2d": [
         (X[0], WEIGHT, BIAS, *GOOD_PAIRS, 2, False),
         (X[:, :5], WEIGHT, BIAS, *GOOD_PAIRS, 2, False),
+        (X[:, :, :0], WEIGHT, BIAS, [1, 1], [9, 9], [1, 1], 2, False),
         (X, WEIGHT, BIAS[:3], *GOOD_PAIRS, 2, False),
         (X, WEIGHT, BIAS.double(), *GOOD_PAIRS, 2, False),
         (X, WEIGHT.double(), BIAS, *GOOD_PAIRS, 2, False),
