@@ -33,6 +33,13 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def(
       "cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[5] factor_size, int[2] stride, "
       "int[2] padding, int[2] dilation, int groups) -> Tensor");
+  m.def(
+      "perforated_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? bias, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, bool nearest) -> Tensor");
+  m.def("perforated_conv2d_sources(Tensor mask, bool nearest) -> Tensor");
+  m.def(
+      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, Tensor sources, int[4] weight_size, "
+      "int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor");
 }
 
 namespace {

@@ -7,6 +7,7 @@ import torch
 
 from cnnkern import reference
 from tests.ops.cases import Case
+from tests.ops.masks import mask_of
 
 CASES = [
     Case((2, 3, 5, 7), 17, (3, 2), padding=(1, 0)),
@@ -24,6 +25,8 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     pairs = [list(case.stride), list(case.padding), list(case.dilation)]
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
+    mask = mask_of(case, "half")
+    sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, True)
     packed_factors = torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups)
     return {
         "im2col": (x, list(case.kernel), *pairs),
@@ -31,6 +34,9 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
         "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
         "conv2d_pack": (weight, case.groups),
         "conv2d_packed": (x, packed, bias, list(case.weight_size), *pairs, case.groups, False),
+        "perforated_conv2d": (x, weight, mask, bias, *pairs, case.groups, True),
+        "perforated_conv2d_packed": (x, packed, bias, sources, list(case.weight_size), *pairs, case.groups),
+        "perforated_conv2d_sources": (mask_of(case, "each image"), False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
         "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
         "cp_conv2d_pack": (*factors, case.groups),
