@@ -14,6 +14,7 @@ from cnnkern.ops.arguments import (
     IntPair,
     Pair,
     check_convolution,
+    check_gradient,
     check_not_empty,
     check_packed,
     geometry,
@@ -30,6 +31,7 @@ from cnnkern.ops.dispatch import (
 INTERPOLATIONS = ("nearest", "none")
 
 _perforated_conv2d = torch.ops.cnnkern.perforated_conv2d.default
+_perforated_conv2d_backward = torch.ops.cnnkern.perforated_conv2d_backward.default
 
 
 def perforated_conv2d(
@@ -155,6 +157,45 @@ def _packed_fake(
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
+@register_fake("perforated_conv2d_backward")
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    nearest: bool,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = geometry(stride, padding, dilation)
+    shape = check_perforated_conv2d(x, weight, mask, None, *pairs, groups)
+    check_gradient(grad, shape)
+    for_x, for_weight, for_bias = output_mask
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)) if for_x else x.new_empty(0),
+        x.new_empty(weight.shape if for_weight else 0),
+        x.new_empty(shape[1] if for_bias else 0),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, mask, _, *ctx.rest = inputs
+    ctx.save_for_backward(x, weight, mask)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    of_x, of_weight, _, of_bias, *others = ctx.needs_input_grad
+    asked = of_x, of_weight, of_bias
+    gradients = run(_perforated_conv2d_backward, grad, *ctx.saved_tensors, *ctx.rest, asked)
+    x, weight, bias = (g if wanted else None for g, wanted in zip(gradients, asked, strict=True))
+    return x, weight, None, bias, *[None] * len(others)
+
+
+torch.library.register_autograd("cnnkern::perforated_conv2d", _backward, setup_context=_keep)
+register_without_gradient("perforated_conv2d_backward", "there are no second derivatives")
 register_without_gradient(
     "perforated_conv2d_packed", "call cnnkern.ops.perforated_conv2d with the weight itself"
 )

@@ -1,4 +1,4 @@
-// perforated_conv2d, perforated_conv2d_sources and perforated_conv2d_packed on the CPU.
+// perforated_conv2d, its gradients, its sources and its packed form on the CPU.
 #include "cpu/perforated_conv2d/perforated_conv2d.h"
 
 #include <torch/csrc/stable/library.h>
@@ -127,10 +127,33 @@ Tensor perforated_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const
   return run(image, s, sources, bias, [&] { return packed; });
 }
 
+// The folded gradient is that of a dense convolution.
+std::tuple<Tensor, Tensor, Tensor> perforated_conv2d_backward_cpu(const Tensor& grad, const Tensor& x,
+                                                                  const Tensor& weight, const Tensor& mask,
+                                                                  const Ints& stride, const Ints& padding,
+                                                                  const Ints& dilation, int64_t groups,
+                                                                  bool nearest,
+                                                                  const std::vector<bool>& output_mask) {
+  const Image image = as_image(x);
+  check_operand("weight", weight, 4, x);
+  const Conv2dShape s =
+      conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3), stride, padding, dilation, groups);
+  const Tensor dense_grad = as_gradient(grad, {s.batch, s.out_channels, s.out_height, s.out_width}, image);
+  const Arranged a = arranged(sources_cpu(mask, nearest), s);
+  const Tensor folded =
+      empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last, x.scalar_type());
+  with_float_type(x, [&]<class T>(T) {
+    fold<T>(s, a.perforation, const_data<T>(dense_grad), data<T>(folded),
+            threads_for(static_cast<double>(grad.numel())));
+  });
+  return conv2d_gradients(folded, image.tensor, weight, stride, padding, dilation, groups, output_mask);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) {
   m.impl("perforated_conv2d", TORCH_BOX(&perforated_conv2d_cpu));
+  m.impl("perforated_conv2d_backward", TORCH_BOX(&perforated_conv2d_backward_cpu));
   m.impl("perforated_conv2d_sources", TORCH_BOX(&sources_cpu));
   m.impl("perforated_conv2d_packed", TORCH_BOX(&perforated_conv2d_packed_cpu));
 }

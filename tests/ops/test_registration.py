@@ -35,6 +35,16 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
         "conv2d_pack": (weight, case.groups),
         "conv2d_packed": (x, packed, bias, list(case.weight_size), *pairs, case.groups, False),
         "perforated_conv2d": (x, weight, mask, bias, *pairs, case.groups, True),
+        "perforated_conv2d_backward": (
+            grad,
+            x,
+            weight,
+            mask,
+            *pairs,
+            case.groups,
+            True,
+            [True, False, True],
+        ),
         "perforated_conv2d_packed": (x, packed, bias, sources, list(case.weight_size), *pairs, case.groups),
         "perforated_conv2d_sources": (mask_of(case, "each image"), False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
@@ -44,7 +54,8 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     }[name]
 
 
-DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col")
+DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col", "perforated_conv2d")
+AUTOCAST = (*DIFFERENTIABLE, "conv2d_packed", "cp_conv2d_packed", "perforated_conv2d_packed")
 REGISTERED = sorted(
     schema.name.removeprefix("cnnkern::")
     for schema in torch._C._jit_get_all_schemas()
@@ -65,10 +76,11 @@ def test_opcheck(name: str, case: Case, memory_format: torch.memory_format) -> N
 
 
 def require_gradient(argument: Any) -> Any:
-    return argument.clone().requires_grad_() if isinstance(argument, torch.Tensor) else argument
+    real = isinstance(argument, torch.Tensor) and argument.is_floating_point()
+    return argument.clone().requires_grad_() if real else argument
 
 
-@pytest.mark.parametrize("name", ["conv2d", "conv2d_packed", "cp_conv2d", "cp_conv2d_packed", "im2col"])
+@pytest.mark.parametrize("name", AUTOCAST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     x, *rest = arguments(name, CASES[0], torch.contiguous_format)

@@ -23,4 +23,10 @@ int64_t perforated_conv2d_scratch(const Conv2dShape& shape, int64_t kept, int64_
 template <class T>
 void perforated_conv2d(const PerforatedConv2dParams<T>& params);
 
+// The gradient of the kept outputs, zero for the others, from that of all outputs: `grad` and `folded` are
+// dense in the shape's layout. The bits do not depend on the number of threads.
+template <class T>
+void fold(const Conv2dShape& shape, const Perforation& perforation, const T* grad, T* folded,
+          int64_t threads);
+
 }  // namespace cnnkern
