@@ -71,11 +71,16 @@ def perforated_conv2d(
     Differentiable once in x, weight and bias: the gradients of all outputs that show a value are added up.
     """
     stride, padding, dilation = geometry(stride, padding, dilation)
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation: expected 'nearest' or 'none', got {interpolation!r}")
+    check_interpolation(interpolation)
     check_perforated_conv2d(x, weight, mask, bias, stride, padding, dilation, groups)
     nearest = interpolation == "nearest"
     return run(_perforated_conv2d, x, weight, mask, bias, stride, padding, dilation, groups, nearest)
+
+
+def check_interpolation(interpolation: Any) -> None:
+    """`interpolation` is one of INTERPOLATIONS."""
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation: expected 'nearest' or 'none', got {interpolation!r}")
 
 
 def check_perforated_conv2d(

@@ -83,9 +83,9 @@ Tensor sources_cpu(const Tensor& mask, bool nearest) {
   const int64_t area = height * width;
   check(area > 0 && area < (int64_t{1} << 31), "mask: expected 1 to 2^31 - 1 positions, got ", area);
   const Tensor dense = torch::stable::contiguous(mask);
-  const bool* const values = static_cast<const bool*>(dense.const_data_ptr());
+  const auto* const values = static_cast<const uint8_t*>(dense.const_data_ptr());  // one byte each
   for (int64_t m = 0; m < masks; ++m)
-    check(std::find(values + m * area, values + (m + 1) * area, true) != values + (m + 1) * area,
+    check(std::any_of(values + m * area, values + (m + 1) * area, [](uint8_t kept) { return kept != 0; }),
           "mask: expected at least one kept position, got none");
   Tensor sources = dims == 3 ? empty_tensor({masks, height, width}, {area, width, 1}, ScalarType::Int)
                              : empty_tensor({height, width}, {width, 1}, ScalarType::Int);

@@ -5,10 +5,11 @@
 
 namespace cnnkern {
 
-// For each position of `masks` masks (height, width), the kept position that is nearest to it; itself where
-// it is kept. Of several at the same Euclidean distance it is the one in the highest row, and there the
-// leftmost. A mask that keeps none gets -1 everywhere. `scratch` holds threads * 2 * width values.
-void nearest_kept(const bool* mask, int64_t masks, int64_t height, int64_t width, int32_t* sources,
+// For each position of `masks` masks (height, width), not zero where an output is kept, the kept position
+// that is nearest to it; itself where it is kept. Of several at the same Euclidean distance it is the one in
+// the highest row, and there the leftmost. A mask that keeps none gets -1 everywhere. `scratch` holds threads
+// * 2 * width values.
+void nearest_kept(const uint8_t* mask, int64_t masks, int64_t height, int64_t width, int32_t* sources,
                   int32_t* scratch, int64_t threads);
 
 // Writes the arrays of one mask (params/perforated_conv2d.h) for `sources` (area): the position whose value

@@ -10,7 +10,7 @@ namespace {
 
 // Writes the row of the nearest kept position in the same column, the upper one of two; -1 where there is
 // none.
-void nearest_in_columns(const bool* mask, int64_t height, int64_t width, int32_t* rows, int32_t* below) {
+void nearest_in_columns(const uint8_t* mask, int64_t height, int64_t width, int32_t* rows, int32_t* below) {
   for (int64_t y = 0; y < height; ++y) {
     for (int64_t x = 0; x < width; ++x) {
       const int32_t above = y > 0 ? rows[(y - 1) * width + x] : -1;
@@ -48,7 +48,7 @@ int32_t nearest_of_columns(const int32_t* rows, int64_t width, int64_t y, int64_
 
 }  // namespace
 
-void nearest_kept(const bool* mask, int64_t masks, int64_t height, int64_t width, int32_t* sources,
+void nearest_kept(const uint8_t* mask, int64_t masks, int64_t height, int64_t width, int32_t* sources,
                   int32_t* scratch, int64_t threads) {
   parallel(std::min(threads, masks), [&](const Worker& me) {
     int32_t* const rows = scratch + me.index * 2 * width;
