@@ -45,17 +45,14 @@ inline int64_t find_pieces(const Conv2dShape& s, int64_t pitch, int64_t group, i
   return found;
 }
 
-// Small pieces are not worth a call.
+// Tiny pieces are not worth a call.
 template <class T>
 void copy_piece(const T* from, int64_t count, T* to) {
-  constexpr int64_t kStep = 16 / sizeof(T);
-  if (count >= 4 * kPanel) {
+  if (count < 4) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  } else {
     std::memcpy(to, from, sizeof(T) * static_cast<size_t>(count));
-    return;
   }
-  int64_t i = 0;
-  for (; i + kStep <= count; i += kStep) std::memcpy(to + i, from + i, 16);
-  for (; i < count; ++i) to[i] = from[i];
 }
 
 // The values [begin, end) of a group's patch, part of which lies outside the image.

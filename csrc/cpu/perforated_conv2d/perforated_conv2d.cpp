@@ -21,7 +21,8 @@ namespace cnnkern {
 namespace {
 
 constexpr int64_t kLeastPositions = 96;  // of a block: the weights are read for each
-constexpr int64_t kMostPositions = 1024;
+constexpr int64_t kMostPositions = 384;
+constexpr int64_t kChannelsAtOnce = 64;  // transposed
 
 struct Plan {
   int64_t depth;             // of a group's patch
@@ -126,6 +127,32 @@ int64_t end_of_strips(const Conv2dShape& s, const Plan& plan, const Perforation&
   return begin + (std::lower_bound(from, to, last_row * s.out_width) - from);
 }
 
+// The strip under output rows [first, first + out_rows) of a channel-first image, as fill_strip in cpu/strip.h
+// fills it, but with kChannelsAtOnce channels at a time: the lines of more planes would not stay in level 1.
+template <class T>
+void fill_strip_by_channels(const Primitives<T>& kernels, const Conv2dShape& s, const T* x, int64_t first,
+                            int64_t out_rows, T* strip) {
+  const int64_t rows = strip_rows(s, out_rows), columns = strip_width(s), area = s.in_height * s.in_width;
+  const int64_t above = first * s.stride_height - s.pad_height, pitch = columns * s.in_channels;
+  const int64_t top = std::clamp<int64_t>(-above, 0, rows);
+  const int64_t bottom = std::clamp<int64_t>(s.in_height - above, top, rows);
+  const int64_t left = std::min(s.pad_width, columns);
+  const int64_t right = std::clamp<int64_t>(s.in_width + s.pad_width, left, columns);
+  std::fill(strip, strip + top * pitch, T(0));
+  std::fill(strip + bottom * pitch, strip + rows * pitch, T(0));
+  for (int64_t r = top; r < bottom; ++r) {
+    std::fill(strip + r * pitch, strip + r * pitch + left * s.in_channels, T(0));
+    std::fill(strip + r * pitch + right * s.in_channels, strip + (r + 1) * pitch, T(0));
+  }
+  for (int64_t channel = 0; channel < s.in_channels; channel += kChannelsAtOnce) {
+    const int64_t channels = std::min(kChannelsAtOnce, s.in_channels - channel);
+    for (int64_t r = top; r < bottom; ++r) {
+      kernels.transpose(x + channel * area + (above + r) * s.in_width, area, channels, right - left,
+                        strip + r * pitch + left * s.in_channels + channel, s.in_channels);
+    }
+  }
+}
+
 template <class T>
 void fill_strips(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& p, const Plan& plan,
                  const Range& range, T* strip) {
@@ -134,8 +161,8 @@ void fill_strips(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& 
              [&](int64_t image, int64_t part, int64_t first, int64_t last) {
                const int32_t* const kept = p.perforation.kept + part;
                const int64_t row = kept[first] / s.out_width, rows = kept[last - 1] / s.out_width - row + 1;
-               fill_strip(kernels, s, p.x + image * s.in_channels * s.in_height * s.in_width, row, rows,
-                          strip);
+               const T* const x = p.x + image * s.in_channels * s.in_height * s.in_width;
+               fill_strip_by_channels(kernels, s, x, row, rows, strip);
                strip += plan.strip_step;
              });
 }

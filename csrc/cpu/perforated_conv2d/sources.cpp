@@ -66,25 +66,28 @@ void nearest_kept(const uint8_t* mask, int64_t masks, int64_t height, int64_t wi
 
 int64_t arrange(const int32_t* sources, int64_t area, int32_t* kept, int32_t* owner, int32_t* first,
                 int32_t* last) {
-  int32_t count = 0;
+  // No branch depends on the mask: half of them would be mispredicted.
+  int64_t count = 0;
+  bool valid = true;
   for (int64_t p = 0; p < area; ++p) {
-    if (sources[p] < -1 || sources[p] >= area) return -1;
-    if (sources[p] != p) continue;
+    valid &= sources[p] >= -1 && sources[p] < area;
     kept[count] = static_cast<int32_t>(p);
-    first[count] = -1;
-    owner[p] = count++;
+    first[p] = static_cast<int32_t>(area);
+    owner[p] = static_cast<int32_t>(count);
+    count += sources[p] == p;
   }
-  int32_t before = 0;  // the last kept one that was met
+  if (!valid || count == 0) return valid ? 0 : -1;
+  // Until now `owner` says how many are kept before; where nothing is shown, the one before or the first is near.
   for (int64_t p = 0; p < area; ++p) {
-    const int32_t source = sources[p];
-    if (source == p) before = owner[p];
-    if (source >= 0 && sources[source] != source) return -1;
-    const int32_t shown = source < 0 ? before : owner[source];
-    owner[p] = source < 0 ? ~before : shown;
-    if (count == 0) continue;
-    if (first[shown] < 0) first[shown] = static_cast<int32_t>(p);
-    last[shown] = static_cast<int32_t>(p);
+    const int32_t source = sources[p], shows = source < 0 ? 0 : source;
+    valid &= source < 0 || sources[shows] == source;
+    const int32_t near = owner[p] > 0 ? owner[p] - 1 : 0, shown = source < 0 ? near : owner[shows];
+    last[p] = source < 0 ? ~shown : shown;
+    first[shown] = std::min(first[shown], static_cast<int32_t>(p));
   }
+  if (!valid) return -1;
+  std::copy_n(last, area, owner);
+  for (int64_t p = 0; p < area; ++p) last[owner[p] < 0 ? ~owner[p] : owner[p]] = static_cast<int32_t>(p);
   return count;
 }
 
