@@ -185,7 +185,7 @@ class PerforatedConv2d(Convolution2d):
         sources = self._own_sources() if mask is None else self._sources_of(mask)
         bias = self._parameters["bias"]
         return run_without_gradient(
-            self.packed_operation, x, packed.weights, bias, sources, *packed.arguments
+            self.packed_operation, x, packed.weights, bias, *packed.arguments, sources
         )
 
     def _own_sources(self) -> Tensor:

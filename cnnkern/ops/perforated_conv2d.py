@@ -19,6 +19,7 @@ from cnnkern.ops.arguments import (
     check_packed,
     geometry,
     memory_format,
+    packed_geometry,
 )
 from cnnkern.ops.conv2d import check_conv2d, packed_length
 from cnnkern.ops.dispatch import (
@@ -144,18 +145,10 @@ def _sources_fake(mask: Tensor, nearest: bool) -> Tensor:
 
 @register_fake("perforated_conv2d_packed")
 def _packed_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    sources: Tensor,
-    weight_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
+    x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int], sources: Tensor
 ) -> Tensor:
-    check_not_empty("weight_size", weight_size)
-    pairs = geometry(stride, padding, dilation)
+    weight_size, *pairs, groups = packed_geometry(4, geometry)
+    check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     check_packed(packed, packed_length(weight_size, groups))
     _check_mask("sources", sources, torch.int32, x, shape)

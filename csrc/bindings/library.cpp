@@ -17,9 +17,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "conv2d_backward(Tensor grad, Tensor x, Tensor weight, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
   m.def("conv2d_pack(Tensor weight, int groups) -> Tensor");
-  m.def(
-      "conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[4] weight_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups, bool relu) -> Tensor");
+  m.def("conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, bool relu) -> Tensor");
   m.def(
       "cp_conv2d(Tensor x, Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, "
       "Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor");
@@ -30,9 +28,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def(
       "cp_conv2d_pack(Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, int groups) "
       "-> Tensor");
-  m.def(
-      "cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[5] factor_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups) -> Tensor");
+  m.def("cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry) -> Tensor");
   m.def(
       "perforated_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, bool nearest) -> Tensor");
@@ -42,8 +38,8 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "-> (Tensor, Tensor, Tensor)");
   m.def("perforated_conv2d_sources(Tensor mask, bool nearest) -> Tensor");
   m.def(
-      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, Tensor sources, int[4] weight_size, "
-      "int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor");
+      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor sources) "
+      "-> Tensor");
 }
 
 namespace {

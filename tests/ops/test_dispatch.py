@@ -68,9 +68,9 @@ def test_packed_weights_have_no_gradient(name: str) -> None:
     arguments = CASE.conv2d_arguments() if name == "conv2d" else CASE.cp_arguments()
     x, *weights, bias = arguments
     packed = getattr(torch.ops.cnnkern, f"{name}_pack")(*weights, 1)
-    pairs = (CASE.stride, CASE.padding, CASE.dilation)
     size, last = (CASE.weight_size, [False]) if name == "conv2d" else (CASE.factor_size, [])
+    geometry = [*size, *CASE.stride, *CASE.padding, *CASE.dilation, 1]
     operation = getattr(torch.ops.cnnkern, f"{name}_packed")
-    y = operation(x.requires_grad_(), packed, bias, size, *pairs, 1, *last)
+    y = operation(x.requires_grad_(), packed, bias, geometry, *last)
     with pytest.raises(NotImplementedError, match=f"{name}_packed has no gradient: call cnnkern.ops.{name}"):
         y.sum().backward()

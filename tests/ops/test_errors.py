@@ -169,6 +169,7 @@ def test_tensors_on_several_devices_are_refused(operation: Callable[..., Tensor]
 
 # What the binding is asked for directly: it repeats what memory safety needs, whatever the words.
 GOOD_PAIRS = [[1, 1], [0, 0], [1, 1]]
+STEPS = [1, 1, 0, 0, 1, 1, 2]  # of the one list of a packed operation, with two groups
 WEIGHT, FACTORS = GOOD[ops.conv2d]["weight"], [GOOD[ops.cp_conv2d][f"factor_{axis}"] for axis in "chwk"]
 BIAS, PACKED = torch.randn(4), torch.ops.cnnkern.conv2d_pack(torch.randn(4, 3, 3, 2), 2)
 MASK, SOURCES = torch.ones(3, 6).bool(), torch.arange(18, dtype=torch.int32).view(3, 6)
@@ -195,12 +196,12 @@ UNSAFE = {
     ],
     "conv2d_pack": [(WEIGHT, 3), (WEIGHT, 0), (WEIGHT[0], 1), (WEIGHT.int(), 1)],
     "conv2d_packed": [
-        (X, PACKED[1:], BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, False),
-        (X, PACKED.double(), BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, False),
-        (X, PACKED[None], BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, False),
-        (X, PACKED, BIAS, [4, 3, 3, 3], *GOOD_PAIRS, 2, False),
-        (X, PACKED, BIAS, [4, 3, 3], *GOOD_PAIRS, 2, False),
-        (X, PACKED, BIAS, [-4, 3, 3, -2], *GOOD_PAIRS, 2, False),
+        (X, PACKED[1:], BIAS, [4, 3, 3, 2, *STEPS], False),
+        (X, PACKED.double(), BIAS, [4, 3, 3, 2, *STEPS], False),
+        (X, PACKED[None], BIAS, [4, 3, 3, 2, *STEPS], False),
+        (X, PACKED, BIAS, [4, 3, 3, 3, *STEPS], False),
+        (X, PACKED, BIAS, [4, 3, 3, *STEPS], False),
+        (X, PACKED, BIAS, [-4, 3, 3, -2, *STEPS], False),
     ],
     "cp_conv2d": [
         (X, FACTORS[0][:9], *FACTORS[1:], BIAS, *GOOD_PAIRS, 2),
@@ -227,18 +228,18 @@ UNSAFE = {
     ],
     "perforated_conv2d_sources": [(MASK[0], True), (MASK[:0], True), (MASK.int(), True)],
     "perforated_conv2d_packed": [
-        (X, PACKED[1:], BIAS, SOURCES, [4, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED, BIAS, SOURCES[1:], [4, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED, BIAS, SOURCES.long(), [4, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED, BIAS, SOURCES, [4, 3, 3], *GOOD_PAIRS, 2),
+        (X, PACKED[1:], BIAS, [4, 3, 3, 2, *STEPS], SOURCES),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], SOURCES[1:]),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], SOURCES.long()),
+        (X, PACKED, BIAS, [4, 3, 3, *STEPS], SOURCES),
     ],
     "cp_conv2d_pack": [(*FACTORS, 3), (*FACTORS, 0), (*FACTORS[:3], FACTORS[3][:, :4], 2)],
     "cp_conv2d_packed": [
-        (X, PACKED_FACTORS[1:], BIAS, [4, 10, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, 10, 3, 3], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, 9, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, 10, 4, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, -10, 3, -3, -2], *GOOD_PAIRS, 2),
+        (X, PACKED_FACTORS[1:], BIAS, [4, 10, 3, 3, 2, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, 10, 3, 3, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, 9, 3, 3, 2, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, 10, 4, 3, 2, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, -10, 3, -3, -2, *STEPS]),
     ],
 }
 CALLS = [
@@ -263,4 +264,4 @@ def test_the_registered_operation_refuses_what_is_unsafe(name: str, arguments: t
 )
 def test_sources_that_lead_nowhere_are_refused(sources: Tensor) -> None:
     with pytest.raises(ValueError, match=r"(sources|mask): expected"):
-        torch.ops.cnnkern.perforated_conv2d_packed(X, PACKED, BIAS, sources, [4, 3, 3, 2], *GOOD_PAIRS, 2)
+        torch.ops.cnnkern.perforated_conv2d_packed(X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], sources)

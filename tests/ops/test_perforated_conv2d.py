@@ -23,10 +23,8 @@ EVERY = CASES + BLOCKS
 def packed_conv2d(case: Case, x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, nearest: bool) -> Tensor:
     packed = fenced(torch.ops.cnnkern.conv2d_pack(weight, case.groups))
     sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, nearest)
-    pairs = (case.stride, case.padding, case.dilation)
-    return torch.ops.cnnkern.perforated_conv2d_packed(
-        x, packed, bias, sources, case.weight_size, *pairs, case.groups
-    )
+    geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
+    return torch.ops.cnnkern.perforated_conv2d_packed(x, packed, bias, geometry, sources)
 
 
 @pytest.mark.parametrize("kind", KINDS)

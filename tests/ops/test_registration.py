@@ -23,6 +23,7 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     x = x.contiguous(memory_format=memory_format)
     _, *factors, _ = case.cp_arguments()
     pairs = [list(case.stride), list(case.padding), list(case.dilation)]
+    steps = [*case.stride, *case.padding, *case.dilation, case.groups]
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
     mask = mask_of(case, "half")
@@ -33,7 +34,7 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
         "conv2d": (x, weight, bias, *pairs, case.groups, True),
         "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
         "conv2d_pack": (weight, case.groups),
-        "conv2d_packed": (x, packed, bias, list(case.weight_size), *pairs, case.groups, False),
+        "conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], False),
         "perforated_conv2d": (x, weight, mask, bias, *pairs, case.groups, True),
         "perforated_conv2d_backward": (
             grad,
@@ -45,12 +46,12 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
             True,
             [True, False, True],
         ),
-        "perforated_conv2d_packed": (x, packed, bias, sources, list(case.weight_size), *pairs, case.groups),
+        "perforated_conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], sources),
         "perforated_conv2d_sources": (mask_of(case, "each image"), False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
         "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
         "cp_conv2d_pack": (*factors, case.groups),
-        "cp_conv2d_packed": (x, packed_factors, bias, list(case.factor_size), *pairs, case.groups),
+        "cp_conv2d_packed": (x, packed_factors, bias, [*case.factor_size, *steps]),
     }[name]
 
 

@@ -32,7 +32,8 @@ struct Vec {
 
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
-constexpr int64_t kBlockK = 256;  // 16 KiB of weights: half of L1
+// Weights of this depth stream from level 2; passes over less of it would load and store C more often.
+constexpr int64_t kBlockK = 2048;
 
 #include "cpu/isa/depthwise.inc"
 #include "cpu/isa/fma_loop.inc"
@@ -40,7 +41,7 @@ constexpr int64_t kBlockK = 256;  // 16 KiB of weights: half of L1
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {kTilePixels,       gemm,     separable_line, depthwise_line,
+const Primitives<float> kPrimitives = {kTilePixels,       gemms,    separable_line, depthwise_line,
                                        multiply_add_line, dot_line, transpose,      fma_loop};
 }  // namespace cnnkern::avx2
 #endif

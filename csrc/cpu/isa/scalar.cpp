@@ -50,7 +50,7 @@ struct Loops {
   }
 
   static constexpr Primitives<T> table() {
-    return {kTilePixels,       gemm,     separable_line, depthwise_line,
+    return {kTilePixels,       gemms,    separable_line, depthwise_line,
             multiply_add_line, dot_line, transpose,      fma_loop};
   }
 };

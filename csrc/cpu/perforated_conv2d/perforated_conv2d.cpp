@@ -30,7 +30,6 @@ struct Plan {
   int64_t splits;            // of the output channels
   int64_t images, out_rows;  // that strips lie under; `images` strips at a time
   int64_t strip_step;        // from one strip to the next
-  Pitch pitch;               // of an image or a strip
   // Elements of one worker's scratch, in this order.
   int64_t offsets_size, patches_size, strips_size, lowered_size, tile_size, expanded_size;
   int64_t worker_size() const {
@@ -41,18 +40,15 @@ struct Plan {
 // Strips under as many rows or images as have a block's positions, and as half of level 2 holds anyway.
 template <class T>
 void choose_strips(const Conv2dShape& s, int64_t kept, Plan& plan) {
-  const int64_t width = strip_width(s), pitch = width * s.in_channels;
-  const int64_t fit = level2_cache_bytes() / 2 / static_cast<int64_t>(sizeof(T));
+  const int64_t fit = level2_cache_bytes() / 2 / static_cast<int64_t>(sizeof(T)) / row_pitch(s);  // rows
   const int64_t of_image = std::max<int64_t>(1, kept / s.batch);
-  const int64_t whole = strip_rows(s, s.out_height) * pitch;
-  plan.images = std::clamp<int64_t>(std::min(plan.positions / of_image, 4 * fit / whole), 1, s.batch);
+  plan.images = std::clamp<int64_t>(std::min(plan.positions / of_image, 4 * fit / s.in_height), 1, s.batch);
   plan.out_rows = s.out_height;
   if (plan.images == 1) {
     const int64_t enough = (plan.positions * s.out_height + of_image - 1) / of_image;
-    plan.out_rows = std::clamp<int64_t>(std::max(enough, fit / (pitch * s.stride_height)), 1, s.out_height);
+    plan.out_rows = std::clamp<int64_t>(std::max(enough, fit / s.stride_height), 1, s.out_height);
   }
-  plan.strip_step = strip_rows(s, plan.out_rows) * pitch;
-  plan.pitch = {strip_rows(s, plan.out_rows), width, pitch};
+  plan.strip_step = std::min(s.in_height, strip_rows(s, plan.out_rows)) * row_pitch(s);
   plan.strips_size = round_up(plan.images * plan.strip_step, kPanel);
 }
 
@@ -70,13 +66,11 @@ Plan make_plan(const Conv2dShape& s, int64_t kept, int64_t threads) {
   const int64_t fit = level2_cache_bytes() / 4 / static_cast<int64_t>(sizeof(T));
   plan.positions = std::clamp(std::min(fit / lowered, fit / columns), kLeastPositions, kMostPositions);
   plan.positions = std::min(plan.positions, kept);
-  if (s.channels_last) {
-    plan.pitch = {s.in_height, s.in_width, s.in_width * s.in_channels};
-  } else {
+  if (!s.channels_last) {
     choose_strips<T>(s, kept, plan);
     plan.expanded_size = kRunPixels * kRunColumns;
   }
-  const int64_t patch = static_cast<int64_t>(sizeof(Patch<T>) / sizeof(T));
+  const int64_t patch = static_cast<int64_t>(sizeof(PatchAt<T>) / sizeof(T));
   if (is_depthwise(s))
     plan.offsets_size = round_up(taps * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
   plan.patches_size = round_up(plan.positions * patch, kPanel);
@@ -92,8 +86,8 @@ struct Range {
 
 template <class T>
 struct Scratch {
-  int64_t* offsets;   // (taps), where a depthwise patch's taps lie
-  Patch<T>* patches;  // (positions)
+  int64_t* offsets;     // (taps), where a depthwise patch's taps lie
+  PatchAt<T>* patches;  // (positions)
   T* strips;
   T* lowered;   // (positions, depth of a block)
   T* tile;      // (positions + 1, columns)
@@ -101,7 +95,7 @@ struct Scratch {
 
   Scratch(T* base, const Plan& plan)
       : offsets(reinterpret_cast<int64_t*>(base)),
-        patches(reinterpret_cast<Patch<T>*>(base + plan.offsets_size)),
+        patches(reinterpret_cast<PatchAt<T>*>(base + plan.offsets_size)),
         strips(base + plan.offsets_size + plan.patches_size),
         lowered(strips + plan.strips_size),
         tile(lowered + plan.lowered_size),
@@ -127,42 +121,24 @@ int64_t end_of_strips(const Conv2dShape& s, const Plan& plan, const Perforation&
   return begin + (std::lower_bound(from, to, last_row * s.out_width) - from);
 }
 
-// The strip under output rows [first, first + out_rows) of a channel-first image, as fill_strip in cpu/strip.h
-// fills it, but with kChannelsAtOnce channels at a time: the lines of more planes would not stay in level 1.
-template <class T>
-void fill_strip_by_channels(const Primitives<T>& kernels, const Conv2dShape& s, const T* x, int64_t first,
-                            int64_t out_rows, T* strip) {
-  const int64_t rows = strip_rows(s, out_rows), columns = strip_width(s), area = s.in_height * s.in_width;
-  const int64_t above = first * s.stride_height - s.pad_height, pitch = columns * s.in_channels;
-  const int64_t top = std::clamp<int64_t>(-above, 0, rows);
-  const int64_t bottom = std::clamp<int64_t>(s.in_height - above, top, rows);
-  const int64_t left = std::min(s.pad_width, columns);
-  const int64_t right = std::clamp<int64_t>(s.in_width + s.pad_width, left, columns);
-  std::fill(strip, strip + top * pitch, T(0));
-  std::fill(strip + bottom * pitch, strip + rows * pitch, T(0));
-  for (int64_t r = top; r < bottom; ++r) {
-    std::fill(strip + r * pitch, strip + r * pitch + left * s.in_channels, T(0));
-    std::fill(strip + r * pitch + right * s.in_channels, strip + (r + 1) * pitch, T(0));
-  }
-  for (int64_t channel = 0; channel < s.in_channels; channel += kChannelsAtOnce) {
-    const int64_t channels = std::min(kChannelsAtOnce, s.in_channels - channel);
-    for (int64_t r = top; r < bottom; ++r) {
-      kernels.transpose(x + channel * area + (above + r) * s.in_width, area, channels, right - left,
-                        strip + r * pitch + left * s.in_channels + channel, s.in_channels);
-    }
-  }
+// The input rows under the kept outputs [first, last) of an image.
+RowRange rows_under_kept(const Conv2dShape& s, const int32_t* kept, int64_t first, int64_t last) {
+  return rows_under(s, kept[first] / s.out_width, kept[last - 1] / s.out_width + 1);
 }
 
 template <class T>
 void fill_strips(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& p, const Plan& plan,
                  const Range& range, T* strip) {
   const Conv2dShape& s = p.shape;
+  const int64_t area = s.in_height * s.in_width;
   for_images(s, p.perforation, range.begin, range.end,
              [&](int64_t image, int64_t part, int64_t first, int64_t last) {
-               const int32_t* const kept = p.perforation.kept + part;
-               const int64_t row = kept[first] / s.out_width, rows = kept[last - 1] / s.out_width - row + 1;
-               const T* const x = p.x + image * s.in_channels * s.in_height * s.in_width;
-               fill_strip_by_channels(kernels, s, x, row, rows, strip);
+               const RowRange rows = rows_under_kept(s, p.perforation.kept + part, first, last);
+               for (int64_t channel = 0; channel < s.in_channels; channel += kChannelsAtOnce) {
+                 kernels.transpose(p.x + (image * s.in_channels + channel) * area + rows.begin * s.in_width,
+                                   area, std::min(kChannelsAtOnce, s.in_channels - channel),
+                                   (rows.end - rows.begin) * s.in_width, strip + channel, s.in_channels);
+               }
                strip += plan.strip_step;
              });
 }
@@ -170,7 +146,7 @@ void fill_strips(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& 
 // Where the patches of a block lie, in images or in the strips of `strips`.
 template <class T>
 void find_patches(const PerforatedConv2dParams<T>& p, const Plan& plan, const Range& strips,
-                  const Range& block, const T* strip, Patch<T>* patch) {
+                  const Range& block, const T* strip, PatchAt<T>* patch) {
   const Conv2dShape& s = p.shape;
   const int64_t height = (s.kernel_height - 1) * s.dilation_height,
                 width = (s.kernel_width - 1) * s.dilation_width;
@@ -178,21 +154,19 @@ void find_patches(const PerforatedConv2dParams<T>& p, const Plan& plan, const Ra
   for_images(s, p.perforation, block.begin, block.end,
              [&](int64_t image, int64_t part, int64_t first, int64_t last) {
                const int32_t* const kept = p.perforation.kept + part;
-               Patch<T> at{};
-               int64_t top = -s.pad_height, left = -s.pad_width;  // of output (0, 0)
+               PatchAt<T> at{};
                if (s.channels_last) {
-                 at.image = p.x + image * s.in_channels * s.in_height * s.in_width;
+                 at.image = p.x + image * s.in_height * row_pitch(s);
                } else {
-                 const int64_t begin = p.perforation.begin[image];
-                 at.image = strip + (image - first_image) * plan.strip_step;
-                 top = -(kept[std::max<int64_t>(0, strips.begin - begin)] / s.out_width) * s.stride_height;
-                 left = 0;
+                 const int64_t begun = std::max<int64_t>(0, strips.begin - p.perforation.begin[image]);
+                 const int64_t row = rows_under_kept(s, kept, begun, begun + 1).begin;
+                 at.image = strip + (image - first_image) * plan.strip_step - row * row_pitch(s);
                }
                for (int64_t j = first; j < last; ++j) {
-                 at.top = top + kept[j] / s.out_width * s.stride_height;
-                 at.left = left + kept[j] % s.out_width * s.stride_width;
-                 at.inside = at.top >= 0 && at.top + height < plan.pitch.height && at.left >= 0 &&
-                             at.left + width < plan.pitch.width;
+                 at.top = kept[j] / s.out_width * s.stride_height - s.pad_height;
+                 at.left = kept[j] % s.out_width * s.stride_width - s.pad_width;
+                 at.inside = at.top >= 0 && at.top + height < s.in_height && at.left >= 0 &&
+                             at.left + width < s.in_width;
                  *patch++ = at;
                }
              });
@@ -209,14 +183,12 @@ void multiply(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& p, 
               int64_t count, int64_t group, const Columns& columns, int64_t width, const Scratch<T>& scratch,
               T* to) {
   const Conv2dShape& s = p.shape;
-  const int64_t group_columns = s.out_channels / s.groups, start = 0;
+  const int64_t group_columns = s.out_channels / s.groups;
   const int64_t first_panel = group * panels(group_columns) + columns.first / kPanel;
   Gemm<T> gemm{};
   gemm.a = scratch.lowered;
   gemm.pixels = count;
   gemm.lines = 1;
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
   gemm.b_panel = plan.depth * kPanel;
   gemm.b_step = kPanel;
   gemm.c = to;
@@ -227,8 +199,9 @@ void multiply(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& p, 
   const int64_t blocks = (plan.depth + kLoweredDepth - 1) / kLoweredDepth;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = plan.depth * b / blocks, end = plan.depth * (b + 1) / blocks;
-    lower(s, plan.pitch, scratch.patches, count, group, begin, end, scratch.lowered);
-    gemm.a_pixel = gemm.segment_length = end - begin;
+    lower(s, scratch.patches, count, group, begin, end, scratch.lowered);
+    gemm.a_pixel = end - begin;
+    gemm.patch = Patch::line(end - begin);
     gemm.b = p.packed + first_panel * gemm.b_panel + begin * kPanel;
     gemm.accumulate = b > 0;
     kernels.gemm(gemm);
@@ -248,7 +221,7 @@ void multiply_depthwise(const Primitives<T>& kernels, const PerforatedConv2dPara
   line.out_width = count;
   line.out_pixel = s.out_channels;
   for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
-    lower_depthwise(s, plan.pitch, scratch.patches, count, channel, scratch.lowered);
+    lower_depthwise(s, scratch.patches, count, channel, scratch.lowered);
     line.weight = p.packed + channel * line.taps;
     line.bias = p.bias ? p.bias + channel : nullptr;
     line.out = scratch.tile + channel;

@@ -77,7 +77,8 @@ int64_t arrange(const int32_t* sources, int64_t area, int32_t* kept, int32_t* ow
     count += sources[p] == p;
   }
   if (!valid || count == 0) return valid ? 0 : -1;
-  // Until now `owner` says how many are kept before; where nothing is shown, the one before or the first is near.
+  // Until now `owner` says how many are kept before; where nothing is shown, the one before or the first is
+  // near.
   for (int64_t p = 0; p < area; ++p) {
     const int32_t source = sources[p], shows = source < 0 ? 0 : source;
     valid &= source < 0 || sources[shows] == source;
