@@ -8,7 +8,11 @@
 
 namespace cnnkern {
 
-constexpr int64_t kLoweredDepth = 256;  // k of one lowered block
+constexpr int64_t kLoweredDepth = 1024;  // k of one lowered block
+
+// Elements from row to row of a matrix of `depth` columns: rows of a tile must not fall into the same cache
+// sets.
+constexpr int64_t lowered_pitch(int64_t depth) { return (panels(depth) | 1) * kPanel; }
 
 // A patch in a channels-last image.
 template <class T>
@@ -77,7 +81,7 @@ void lower(const Conv2dShape& s, const PatchAt<T>* patches, int64_t count, int64
            int64_t end, T* to) {
   Piece pieces[kLoweredDepth];
   const int64_t found = find_pieces(s, group, begin, end, pieces);
-  for (int64_t i = 0; i < count; ++i, to += end - begin) {
+  for (int64_t i = 0; i < count; ++i, to += lowered_pitch(end - begin)) {
     const PatchAt<T>& patch = patches[i];
     if (!patch.inside) {
       lower_border(s, patch, group, begin, end, to);

@@ -62,7 +62,8 @@ Plan make_plan(const Conv2dShape& s, int64_t kept, int64_t threads) {
   plan.splits = by_channels ? threads : 1;
 
   const int64_t columns = (panels(s.out_channels) + plan.splits - 1) / plan.splits * kPanel;
-  const int64_t lowered = is_depthwise(s) ? taps * kPanel : std::min(plan.depth, kLoweredDepth);
+  const int64_t lowered =
+      is_depthwise(s) ? taps * kPanel : lowered_pitch(std::min(plan.depth, kLoweredDepth));
   const int64_t fit = level2_cache_bytes() / 4 / static_cast<int64_t>(sizeof(T));
   plan.positions = std::clamp(std::min(fit / lowered, fit / columns), kLeastPositions, kMostPositions);
   plan.positions = std::min(plan.positions, kept);
@@ -200,7 +201,7 @@ void multiply(const Primitives<T>& kernels, const PerforatedConv2dParams<T>& p, 
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = plan.depth * b / blocks, end = plan.depth * (b + 1) / blocks;
     lower(s, scratch.patches, count, group, begin, end, scratch.lowered);
-    gemm.a_pixel = end - begin;
+    gemm.a_pixel = lowered_pitch(end - begin);
     gemm.patch = Patch::line(end - begin);
     gemm.b = p.packed + first_panel * gemm.b_panel + begin * kPanel;
     gemm.accumulate = b > 0;
