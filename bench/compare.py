@@ -17,7 +17,7 @@ from bench.timing import interleave, thread_count
 from bench.training_memory import training_memory
 from cnnkern import _C
 
-SUITES = ("forward", "training", "overhead")
+SUITES = ("forward", "training", "overhead", "perforated")
 PEAK_SECONDS = 5e-3  # of every round
 BANDWIDTH_SECONDS = 0.2  # of every run
 BUSY = 0.5  # load average: half a core is somebody else's
@@ -42,12 +42,19 @@ class Settings:
         steps = self.runs * len(self.threads) * len(self.layers) if "forward" in self.suites else 0
         if "training" in self.suites:
             steps += self.runs * len(self.ranked) + sum(len(layer.ranks) for layer in self.ranked)
+        if "perforated" in self.suites:
+            steps += self.runs * len(self.threads) * len(self.perforated)
         return steps * len(self.batches)
 
     @property
     def ranked(self) -> tuple[Layer, ...]:
         """The layers that have a CP form."""
         return tuple(layer for layer in self.layers if layer.ranks)
+
+    @property
+    def perforated(self) -> tuple[Layer, ...]:
+        """The layers that have outputs to drop."""
+        return tuple(layer for layer in self.layers if layer.output_size != (1, 1))
 
     def describe(self) -> dict[str, object]:
         return asdict(self) | {"layers": [layer.name for layer in self.layers]}
@@ -68,6 +75,12 @@ def compare(settings: Settings, advance: Advance) -> Results:
             rows += _training(settings, everybody, advance)
         if "overhead" in settings.suites:
             rows += _overhead(settings, everybody)
+    if "perforated" in settings.suites:
+        for threads in settings.threads:
+            with thread_count(threads):
+                found = _race(settings, settings.perforated, threads, contests.perforated, advance)
+            # the dense layers run beside them are in the forward suite
+            rows += [Row.of(work, threads, runs) for work, runs in found.items() if work.rate is not None]
     return Results(environment(), settings.describe(), rows, notes)
 
 
@@ -146,10 +159,12 @@ def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: 
             min_rounds=settings.min_rounds,
             beside=lambda: _C.fma_peak(threads, PEAK_SECONDS),
         )
-    remaining, dense_seconds = iter(timings), None
+    remaining, dense_seconds, own_dense_seconds = iter(timings), None, None
     for contest in entered:
         names = [contender.name for contender in contest.contenders]
-        run = Run({name: next(remaining) for name in names}, peak, bandwidth, dense_seconds)
-        if contest.work.suite == "dense":  # comes first: what the CP layers after it replace
-            dense_seconds = run.best("torch")
+        run = Run(
+            {name: next(remaining) for name in names}, peak, bandwidth, dense_seconds, own_dense_seconds
+        )
+        if contest.work.suite == "dense":  # comes first: what the layers after it replace
+            dense_seconds, own_dense_seconds = run.best("torch"), run.best("cnnkern")
         yield run

@@ -9,16 +9,25 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.layers import Layer, Workload, cp_work, dense_work, im2col_work, training_work
+from bench.layers import (
+    RATES,
+    Layer,
+    Workload,
+    cp_work,
+    dense_work,
+    im2col_work,
+    perforated_work,
+    training_work,
+)
 from bench.timing import Call, Contender, check, end_to_end
-from cnnkern import CPConv2d, Im2colConv2d, ops
-from cnnkern.reference import conv2d, cp_conv2d, error_bound
+from cnnkern import CPConv2d, Im2colConv2d, PerforatedConv2d, ops, perforation
+from cnnkern.reference import conv2d, cp_conv2d, error_bound, nearest_kept
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 STEPS = tuple(f"{maker}/{name}" for maker in ("torch", "cnnkern") for name in FORMATS)
@@ -120,6 +129,41 @@ def im2col(layer: Layer, batch: int) -> Contest:
 def contests(layer: Layer, batch: int) -> list[Contest]:
     """What is timed interleaved for one layer: the dense contest, and a CP contest for each rank."""
     return [dense(layer, batch), *(cp(layer, rank, batch) for rank in layer.ranks)]
+
+
+def perforated(layer: Layer, batch: int) -> list[Contest]:
+    """The dense contest, then PerforatedConv2d against its stock form: at each rate with an irregular mask,
+    and where every second row and column is kept, which stock convolution can do with a larger stride."""
+    first = dense(layer, batch)
+    dense_reference = cache(first.reference)
+    masks = [("perforated", rate, perforation.uniform(layer.output_size, rate)) for rate in RATES]
+    grid = torch.zeros(layer.output_size, dtype=torch.bool)
+    grid[::2, ::2] = True
+    masks.append(("perforated grid", 1 - grid.float().mean().item(), grid))
+    return [first, *(_perforated(layer, batch, first, dense_reference, *mask) for mask in masks)]
+
+
+def _perforated(
+    layer: Layer,
+    batch: int,
+    dense: Contest,
+    dense_reference: Callable[[], tuple[Tensor, Tensor]],
+    suite: str,
+    rate: float,
+    mask: Tensor,
+) -> Contest:
+    ours = PerforatedConv2d.from_conv(dense.stock, mask).eval()
+    stock = ours.to_stock()
+    sources = nearest_kept(mask).flatten()
+
+    def reference() -> tuple[Tensor, Tensor]:
+        """What the dense layer has there, where it is shown, and its bound."""
+        expected, bound = (t.flatten(2)[..., sources].unflatten(2, mask.shape) for t in dense_reference())
+        return expected, bound
+
+    calls = [*stock_calls(stock, dense.x), *our_calls(ours, dense.x)]
+    work = perforated_work(suite, layer, rate, int(mask.sum()), batch)
+    return Contest(work, calls, reference, stock, dense.x)
 
 
 def stock_calls(module: nn.Module, x: Tensor) -> list[Contender]:

@@ -63,7 +63,8 @@ class Layer:
 class Workload:
     """What one row of a result is about, and what one call costs by arithmetic.
 
-    `rank` is None for the dense layer. `dense_flops` is what the layer costs without an approximation.
+    `rank` is that of a CP layer, `rate` the share of outputs that a perforated one drops, else they are None.
+    `dense_flops` is what the layer costs without an approximation.
     """
 
     suite: str
@@ -73,9 +74,12 @@ class Workload:
     flops: int
     bytes: int
     dense_flops: int
+    rate: float | None = None
 
     @property
     def title(self) -> str:
+        if self.rate is not None:
+            return f"{self.layer} r={self.rate:.2g}"
         return self.layer if self.rank is None else f"{self.layer} R={self.rank}"
 
 
@@ -87,6 +91,15 @@ def dense_work(layer: Layer, batch: int) -> Workload:
 def cp_work(layer: Layer, rank: int, batch: int) -> Workload:
     cost = layer.cp_flops(batch, rank), layer.cp_bytes(batch, rank)
     return Workload("cp", layer.name, rank, batch, *cost, layer.dense_flops(batch))
+
+
+def perforated_work(suite: str, layer: Layer, rate: float, kept: int, batch: int) -> Workload:
+    """The `kept` outputs of each image computed; the whole output written."""
+    area = layer.output_size[0] * layer.output_size[1]
+    dense = layer.dense_flops(batch)
+    return Workload(
+        suite, layer.name, None, batch, dense * kept // area, layer.dense_bytes(batch), dense, rate
+    )
 
 
 def im2col_work(layer: Layer, batch: int) -> Workload:
@@ -121,5 +134,6 @@ LAYERS = (
     Layer("ResNet 1x1", 256, 64, (1, 1), 56, 56),
 )
 
+RATES = (0.0, 0.25, 0.5, 0.75)
 RANKED = tuple((layer, rank) for layer in LAYERS for rank in layer.ranks)
 BATCHES = (1, 16)

@@ -17,7 +17,8 @@ LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC", "channels_last_weights
 LEGEND = """\
 ms: median of the runs, torch in its fastest layout (NHWC+: the weights in that format too).
 x: how many times faster than that, median of the runs' ratios; below 1 is a loss. ORT, dense: our faster
-layout against ONNX Runtime and against torch's dense layer; FLOPs: what arithmetic alone would give there.
+layout against ONNX Runtime and against torch's dense layer; own: against our own dense layer; FLOPs: what
+arithmetic alone would give there.
 %: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout.
 extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout;
 needed: output and gradients, which every step holds."""
@@ -134,6 +135,7 @@ TIMES = [
     _ratio("NHWC\nx", "channels_last"),
     _ratio("ORT\nx", "onnxruntime"),
     _ratio("dense\nx", "over_dense"),
+    _ratio("own\nx", "over_own_dense"),
     Column("FLOPs\nx", _flops_ratio),
     _share("torch\n%", "torch"),
     _share("ours\n%", "cnnkern"),
@@ -156,5 +158,7 @@ SUITES = {
     "dense": ("Dense: Im2colConv2d against nn.Conv2d", TIMES + RATES),
     "cp": ("CP: CPConv2d against four stock convolutions", TIMES + RATES),
     "training": ("CP forward and backward, against four stock convolutions under autograd", TIMES + MEMORY),
+    "perforated": ("Perforated, irregular masks: PerforatedConv2d against indexing and products", TIMES),
+    "perforated grid": ("Perforated, every second row and column, against a strided convolution", TIMES),
     "overhead": ("What a call costs: 8 to 8 channels, 3x3 on 8x8", OVERHEAD),
 }

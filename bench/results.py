@@ -25,13 +25,15 @@ RESULTS = Path(__file__).parent / "results"
 class Run:
     """One interleaved run: a timing per contender, and the ceilings measured beside them.
 
-    `dense_seconds`, for a layer that approximates a dense one: that one by torch, in its best layout.
+    `dense_seconds`, for a layer that approximates a dense one: that one by torch, in its best layout;
+    `own_dense_seconds`: that one by us.
     """
 
     timings: dict[str, Timing]
     peak_gflops: float | None = None
     bandwidth_gbs: float | None = None
     dense_seconds: float | None = None
+    own_dense_seconds: float | None = None
 
     def best(self, who: str) -> float:
         """Seconds of the fastest layout of `who`."""
@@ -50,6 +52,8 @@ class Run:
             ratios["onnxruntime"] = self.best("onnxruntime") / ours
         if self.dense_seconds is not None:
             ratios["over_dense"] = self.dense_seconds / ours
+        if self.own_dense_seconds is not None:
+            ratios["over_own_dense"] = self.own_dense_seconds / ours
         return ratios
 
 

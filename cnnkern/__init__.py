@@ -27,10 +27,10 @@ except ImportError as error:
         name="cnnkern._ops",
     ) from error
 
-from cnnkern import decomposition, ops, reference
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern import decomposition, ops, perforation, reference
+from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
 
-__all__ = ["CPConv2d", "Im2colConv2d", "decomposition", "ops", "reference"]
+__all__ = ["CPConv2d", "Im2colConv2d", "PerforatedConv2d", "decomposition", "ops", "perforation", "reference"]
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

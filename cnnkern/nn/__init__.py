@@ -2,5 +2,6 @@
 
 from cnnkern.nn.cp_conv2d import CPConv2d
 from cnnkern.nn.im2col_conv2d import Im2colConv2d
+from cnnkern.nn.perforated_conv2d import PerforatedConv2d
 
-__all__ = ["CPConv2d", "Im2colConv2d"]
+__all__ = ["CPConv2d", "Im2colConv2d", "PerforatedConv2d"]

@@ -70,8 +70,11 @@ class Convolution2d(nn.Module):
         # as torch.nn.Conv2d has them
         self.transposed, self.output_padding = False, (0, 0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The convolution of `x` (N, C, H, W) or (C, H, W): (N, K, oH, oW) or (K, oH, oW)."""
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        """The convolution of `x` (N, C, H, W) or (C, H, W): (N, K, oH, oW) or (K, oH, oW).
+
+        `more` is what a subclass takes in a call besides.
+        """
         if (
             not torch.compiler.is_compiling()
             and (packed := self._packed) is not None
@@ -79,25 +82,25 @@ class Convolution2d(nn.Module):
             and packed.is_current(self._parameters)
         ):
             try:
-                return self._forward_packed(x, packed)
+                return self._forward_packed(x, packed, *more)
             except (RuntimeError, ValueError, TypeError):
                 pass  # no batch of images, or a mistake that the packed operation has few words for
-        return self._forward_checked(x)
+        return self._forward_checked(x, *more)
 
-    def _forward_checked(self, x: Tensor) -> Tensor:
+    def _forward_checked(self, x: Tensor, *more: Any) -> Tensor:
         if isinstance(x, Tensor) and x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
+            return self.forward(x.unsqueeze(0), *more).squeeze(0)
         if self.training or torch.compiler.is_compiling() or self._wants_gradient(x):
-            return self._forward_plain(x)
+            return self._forward_plain(x, *more)
         if self._packed is None or not self._packed.is_current(self._parameters):
             self.repack()
         if self._packed is None:
-            return self._forward_plain(x)
+            return self._forward_plain(x, *more)
         try:
-            return self._forward_packed(x, self._packed)
+            return self._forward_packed(x, self._packed, *more)
         except (RuntimeError, ValueError, TypeError) as refusal:
             error = refusal
-        self._forward_plain(x)  # names the argument that is wrong
+        self._forward_plain(x, *more)  # names the argument that is wrong
         raise error
 
     def _forward_packed(self, x: Tensor, packed: _Packed) -> Tensor:
@@ -106,9 +109,9 @@ class Convolution2d(nn.Module):
         bias = self._parameters["bias"]
         return run_without_gradient(self.packed_operation, x, packed.weights, bias, *packed.arguments)
 
-    def _forward_plain(self, x: Tensor) -> Tensor:
+    def _forward_plain(self, x: Tensor, *more: Any) -> Tensor:
         margins, padding = self._split_padding()
-        return self._convolve(x if margins is None else self._padded(x, margins), padding)
+        return self._convolve(x if margins is None else self._padded(x, margins), padding, *more)
 
     def repack(self) -> None:
         """Pack the weights now if the layer is in eval mode; else forget what was packed.
@@ -146,7 +149,7 @@ class Convolution2d(nn.Module):
         """The packed weights, and the size that the packed operation wants to know."""
         raise NotImplementedError
 
-    def _convolve(self, x: Tensor, padding: Pair) -> Tensor:
+    def _convolve(self, x: Tensor, padding: Pair, *more: Any) -> Tensor:
         """The plain operation."""
         raise NotImplementedError
 

@@ -8,5 +8,6 @@ import cnnkern._ops  # noqa: F401  declares the operations that the modules belo
 from cnnkern.ops.conv2d import conv2d
 from cnnkern.ops.cp_conv2d import cp_conv2d
 from cnnkern.ops.im2col import im2col
+from cnnkern.ops.perforated_conv2d import perforated_conv2d
 
-__all__ = ["conv2d", "cp_conv2d", "im2col"]
+__all__ = ["conv2d", "cp_conv2d", "im2col", "perforated_conv2d"]

@@ -8,6 +8,7 @@ from cnnkern.reference.bound import assert_gradients_within_bound, assert_within
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
 from cnnkern.reference.im2col import im2col
+from cnnkern.reference.perforated_conv2d import nearest_kept, perforated_conv2d
 
 __all__ = [
     "assert_gradients_within_bound",
@@ -16,5 +17,7 @@ __all__ = [
     "cp_conv2d",
     "error_bound",
     "im2col",
+    "nearest_kept",
+    "perforated_conv2d",
     "reconstruct",
 ]

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "bindings/conv2d.h"
 #include "bindings/tensors.h"
 
 namespace cnnkern {
@@ -33,7 +34,9 @@ Tensor run(const Image& x, const Conv2dShape& shape, const std::optional<Tensor>
   return y;
 }
 
-Tensor pack(const Tensor& weight, int64_t groups) {
+}  // namespace
+
+Tensor pack_weight(const Tensor& weight, int64_t groups) {
   check_operand("weight", weight, 4, weight);
   const int64_t k = weight.size(0), c = weight.size(1), kh = weight.size(2), kw = weight.size(3);
   check(groups > 0 && k % groups == 0, "groups: expected a divisor of ", k, " output channels, got ", groups);
@@ -47,6 +50,8 @@ Tensor pack(const Tensor& weight, int64_t groups) {
   return packed;
 }
 
+namespace {
+
 Tensor conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                   const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool relu) {
   const Image image = as_image(x);
@@ -54,7 +59,7 @@ Tensor conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Ten
   const Conv2dShape shape = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
                                          geometry_of(stride, padding, dilation, groups));
   check_size("weight", weight, 1, shape.in_channels / groups);
-  return run(image, shape, bias, relu, [&] { return pack(weight, groups); });
+  return run(image, shape, bias, relu, [&] { return pack_weight(weight, groups); });
 }
 
 Tensor conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
@@ -75,7 +80,7 @@ Tensor conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optio
 
 STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) {
   m.impl("conv2d", TORCH_BOX(&conv2d_cpu));
-  m.impl("conv2d_pack", TORCH_BOX(&pack));
+  m.impl("conv2d_pack", TORCH_BOX(&pack_weight));
   m.impl("conv2d_packed", TORCH_BOX(&conv2d_packed_cpu));
 }
 

@@ -3,9 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <tuple>
-
-#include "bindings/tensors.h"
+#include "bindings/conv2d.h"
 
 namespace cnnkern {
 namespace {
@@ -17,11 +15,12 @@ double multiply_adds(const Conv2dShape& s) {
          static_cast<double>(s.out_channels * (s.in_channels / s.groups) * s.kernel_height * s.kernel_width);
 }
 
-// A gradient that nobody asked for is an empty tensor.
-std::tuple<Tensor, Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const Tensor& x,
-                                                       const Tensor& weight, const Ints& stride,
-                                                       const Ints& padding, const Ints& dilation,
-                                                       int64_t groups, const std::vector<bool>& output_mask) {
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> conv2d_gradients(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                                    const Ints& stride, const Ints& padding,
+                                                    const Ints& dilation, int64_t groups,
+                                                    const std::vector<bool>& output_mask) {
   const Image image = as_image(x);
   check_operand("weight", weight, 4, x);
   check(output_mask.size() == 3, "output_mask: expected three values, for x, weight and bias");
@@ -55,8 +54,6 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const
   return {grad_x, grad_weight, grad_bias};
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) { m.impl("conv2d_backward", TORCH_BOX(&conv2d_backward_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) { m.impl("conv2d_backward", TORCH_BOX(&conv2d_gradients)); }
 
 }  // namespace cnnkern

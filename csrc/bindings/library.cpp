@@ -29,6 +29,17 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "cp_conv2d_pack(Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, int groups) "
       "-> Tensor");
   m.def("cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry) -> Tensor");
+  m.def(
+      "perforated_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? bias, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, bool nearest) -> Tensor");
+  m.def(
+      "perforated_conv2d_backward(Tensor grad, Tensor x, Tensor weight, Tensor mask, int[2] stride, "
+      "int[2] padding, int[2] dilation, int groups, bool nearest, bool[3] output_mask) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def("perforated_conv2d_sources(Tensor mask, bool nearest) -> Tensor");
+  m.def(
+      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor sources) "
+      "-> Tensor");
 }
 
 namespace {

@@ -57,7 +57,9 @@ Tensor as_gradient(const Tensor& grad, const std::vector<int64_t>& sizes, const 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     ScalarType dtype) {
   AtenTensorHandle handle;
-  const int32_t type = dtype == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  const int32_t type = dtype == ScalarType::Int      ? aoti_torch_dtype_int32()
+                       : dtype == ScalarType::Double ? aoti_torch_dtype_float64()
+                                                     : aoti_torch_dtype_float32();
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                   strides.data(), type, aoti_torch_device_type_cpu(), 0,
                                                   &handle));

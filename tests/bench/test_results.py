@@ -77,7 +77,7 @@ def results() -> Results:
     titles = []
     settings = Settings(layers=(SMALL, DENSE), batches=(2,), threads=(1,), runs=2, seconds=0.01)
     results = compare(settings, titles.append)
-    assert len(titles) == settings.steps() == 7
+    assert len(titles) == settings.steps() == 11
     return results
 
 
@@ -90,7 +90,14 @@ def test_a_small_comparison_runs(results: Results):
         ("training", "small R=2"),
         ("overhead", "no_grad"),
         ("overhead", "inference_mode"),
+        *(
+            (suite, f"{name} r={rate}")
+            for name in ("small", "dense only")
+            for suite, rate in (*(("perforated", r) for r in (0, 0.25, 0.5, 0.75)), ("perforated grid", 0.75))
+        ),
     ]
+    for found in results.rows[6:]:
+        assert set(found.ratios) == {"contiguous", "channels_last", "best", "over_dense", "over_own_dense"}
     assert set(results.rows[3].ratios) == {"contiguous", "channels_last", "best", "extra_memory"}
     for found in results.rows[:3]:
         assert set(found.ratios) >= {"contiguous", "channels_last", "best", "onnxruntime"}

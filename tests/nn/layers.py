@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern import reference
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.perforation import uniform
 
-LAYERS = (Im2colConv2d, CPConv2d)
-Layer = Im2colConv2d | CPConv2d
+LAYERS = (Im2colConv2d, CPConv2d, PerforatedConv2d)
+Layer = Im2colConv2d | CPConv2d | PerforatedConv2d
+ANY_SIZE = (Im2colConv2d, CPConv2d)  # of input; a mask fits one
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3},
@@ -32,15 +34,30 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: type[Layer], in_channels: int = 6, out_channels: int = 12, **arguments: Any) -> Layer:
-    """A layer of this kind; a CP layer of rank 12, which every number of groups here divides."""
+    """A layer of this kind: a CP layer of rank 12, which every number of groups here divides; a perforated
+    one with half of the outputs of `image`."""
+    arguments = {"kernel_size": 3, **arguments}
     if kind is CPConv2d:
         arguments.setdefault("rank", 12)
-    return kind(in_channels, out_channels, **{"kernel_size": 3, **arguments})
+    if kind is PerforatedConv2d:
+        arguments.setdefault("mask", uniform(output_size(**arguments), 0.5))
+    return kind(in_channels, out_channels, **arguments)
+
+
+def output_size(**arguments: Any) -> tuple[int, int]:
+    """(oH, oW) of a convolution of `image` with these arguments; 1 x 1 where they cannot be."""
+    names = {"kernel_size", "stride", "padding", "dilation"}
+    geometry = {"kernel_size": 3} | {name: arguments[name] for name in names & arguments.keys()}
+    try:
+        conv = nn.Conv2d(1, 1, **geometry, device="meta")
+        return tuple(conv(torch.empty(1, 1, 9, 11, device="meta")).shape[2:])
+    except (ArithmeticError, ValueError, TypeError, RuntimeError):
+        return 1, 1
 
 
 def convert(kind: type[Layer], conv: nn.Module) -> Layer:
-    """`conv` as a layer of this kind; a CP layer of rank 6."""
-    return CPConv2d.from_conv(conv, rank=6) if kind is CPConv2d else kind.from_conv(conv)
+    """`conv` as a layer of this kind; a CP layer of rank 6, a perforated one at rate 0.5."""
+    return kind.from_conv(conv, **{CPConv2d: {"rank": 6}, PerforatedConv2d: {"rate": 0.5}}.get(kind, {}))
 
 
 def image(layer: Layer, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -58,5 +75,9 @@ def assert_computes(y: Tensor, layer: Layer, x: Tensor) -> None:
     if isinstance(layer, CPConv2d):
         factors = layer.factor_c, layer.factor_h, layer.factor_w, layer.factor_k
         reference.assert_within_bound(y, reference.cp_conv2d, padded, *factors, layer.bias, **options)
+    elif isinstance(layer, PerforatedConv2d):
+        options["interpolation"] = layer.interpolation
+        arguments = padded, layer.weight, layer.mask, layer.bias
+        reference.assert_within_bound(y, reference.perforated_conv2d, *arguments, **options)
     else:
         reference.assert_within_bound(y, reference.conv2d, padded, layer.weight, layer.bias, **options)

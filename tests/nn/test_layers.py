@@ -1,4 +1,4 @@
-"""Im2colConv2d and CPConv2d are drop-in replacements of torch.nn.Conv2d."""
+"""The layers are drop-in replacements of torch.nn.Conv2d."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
 from tests.nn.layers import ARGUMENTS, LAYERS, Layer, assert_computes, build, image
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -41,6 +41,8 @@ def test_to_conv_and_to_stock_compute_the_same(kind: type[Layer], arguments: dic
         assert_computes(stock(x), layer, x)
         if kind is Im2colConv2d:
             assert_computes(conv(x), layer, x)
+        elif kind is PerforatedConv2d:
+            assert torch.equal(conv.weight, layer.weight)
         else:
             weight = sum_of_components(layer)
             torch.testing.assert_close(conv.weight, weight.to(conv.weight.dtype))
@@ -67,7 +69,10 @@ def test_has_the_attributes_of_conv2d(kind: type[Layer], arguments: dict[str, An
         assert getattr(layer, name) == getattr(conv, name), name
     assert (layer.bias is None) == (conv.bias is None)
     ours, theirs = repr(layer).removeprefix(kind.__name__), repr(conv).removeprefix("Conv2d")
-    assert ours == (theirs if kind is Im2colConv2d else f"{theirs[:-1]}, rank=12)")
+    own = ", rank=12" * (kind is CPConv2d)
+    if kind is PerforatedConv2d:
+        own = f", rate={(~layer.mask).float().mean():.2f}"
+    assert ours == f"{theirs[:-1]}{own})"
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from cnnkern.nn import CPConv2d
+from cnnkern.nn import CPConv2d, PerforatedConv2d
 from tests.nn.layers import LAYERS, Layer, assert_computes, build, convert, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
@@ -77,7 +77,7 @@ FORGETTING: dict[str, Callable[[Layer], object]] = {
     ),
     "to": lambda layer: layer.to(torch.float64),
     "double of a parent": lambda layer: nn.Sequential(layer).double(),
-    "another stride": lambda layer: setattr(layer, "stride", (2, 2)),
+    "another padding mode": lambda layer: setattr(layer, "padding_mode", "reflect"),
     "another weight": lambda layer: setattr(
         layer,
         layer.packed_parameters[-1],
@@ -125,9 +125,10 @@ def test_repack_sees_what_was_written_through_data(kind: type[Layer]) -> None:
 @by_kind
 def test_packed_weights_are_no_state(kind: type[Layer]) -> None:
     layer = packed_layer(kind)
-    names = {*layer.packed_parameters, "bias"}
-    assert set(layer.state_dict()) == {name for name, _ in layer.named_parameters()} == names
-    assert not list(layer.buffers())
+    buffers = {"mask"} if kind is PerforatedConv2d else set()
+    assert {name for name, _ in layer.named_parameters()} == {*layer.packed_parameters, "bias"}
+    assert {name for name, _ in layer.named_buffers()} == buffers
+    assert set(layer.state_dict()) == {*layer.packed_parameters, "bias", *buffers}
 
 
 @by_kind

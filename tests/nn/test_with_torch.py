@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkern.nn import CPConv2d, Im2colConv2d
-from tests.nn.layers import LAYERS, Layer, assert_computes, build, image
+from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
+from tests.nn.layers import ANY_SIZE, LAYERS, Layer, assert_computes, build, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
 
@@ -30,7 +30,7 @@ def test_compiles_without_a_break(kind: type[Layer], padding: dict) -> None:
         assert y.is_contiguous(memory_format=memory_format)
 
 
-@by_kind
+@pytest.mark.parametrize("kind", ANY_SIZE)
 def test_compiles_for_any_size(kind: type[Layer]) -> None:
     layer = build(kind, padding=1, stride=2).eval()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -64,7 +64,7 @@ def test_exports_with_a_dynamic_batch(kind: type[Layer]) -> None:
     x = image(layer)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert f"cnnkern.{'cp_' if kind is CPConv2d else ''}conv2d.default" in called
+    assert str(kind.packed_operation).replace("_packed", "") in called
     other = torch.randn(5, *x.shape[1:])
     with torch.no_grad():
         assert_computes(program.module()(other), layer, other)
@@ -78,6 +78,8 @@ def test_lives_on_the_meta_device(kind: type[Layer]) -> None:
     assert (y.device.type, y.shape) == ("meta", (2, 12, 5, 6))
     layer.to_empty(device="cpu")
     layer.reset_parameters()
+    if kind is PerforatedConv2d:
+        layer.mask.fill_(True)
     x = image(layer)
     with torch.no_grad():
         assert_computes(layer(x), layer, x)

@@ -22,6 +22,13 @@ GOOD: dict[Callable[..., Tensor], dict[str, Any]] = {
         "bias": torch.randn(4),
         "groups": 2,
     },
+    ops.perforated_conv2d: {
+        "x": X,
+        "weight": torch.randn(4, 3, 3, 2),
+        "mask": torch.ones(3, 6, dtype=torch.bool),
+        "bias": torch.randn(4),
+        "groups": 2,
+    },
 }
 
 
@@ -113,6 +120,23 @@ TABLE: dict[Callable[..., Tensor], list[Wrong]] = {
         Wrong({"factor_k": torch.randn(4, 5).int()}, NotImplementedError, r"factor_k: .* got torch.int32"),
         Wrong({"groups": 3}, ValueError, r"groups: expected a divisor of the rank R = 10, got 3"),
     ],
+    ops.perforated_conv2d: [
+        *EVERYWHERE,
+        *CONVOLUTIONS,
+        Wrong({"weight": torch.randn(4, 3, 3)}, ValueError, r"weight: expected 4 dimensions .* got 3"),
+        Wrong({"mask": None}, TypeError, r"mask: expected a tensor \(oH, oW\) or .*, got NoneType"),
+        Wrong({"mask": torch.ones(3, 6)}, TypeError, r"mask: expected .* torch.bool, got torch.float32"),
+        Wrong(
+            {"mask": torch.ones(5, 7).bool()}, ValueError, r"mask: expected the output's size \(3, 6\), or .*"
+        ),
+        Wrong({"mask": torch.ones(1, 3, 6).bool()}, ValueError, r"mask: .* \(2, 3, 6\) .* got \(1, 3, 6\)"),
+        Wrong({"mask": torch.ones(6).bool()}, ValueError, r"mask: expected the output's size .* got \(6,\)"),
+        Wrong(
+            {"interpolation": "linear"},
+            ValueError,
+            r"interpolation: expected 'nearest' or 'none', got 'linear'",
+        ),
+    ],
 }
 ROWS = [
     pytest.param(operation, wrong, id=f"{operation.__name__}-{number}-{'-'.join(wrong.arguments)}")
@@ -148,6 +172,7 @@ GOOD_PAIRS = [[1, 1], [0, 0], [1, 1]]
 STEPS = [1, 1, 0, 0, 1, 1, 2]  # of the one list of a packed operation, with two groups
 WEIGHT, FACTORS = GOOD[ops.conv2d]["weight"], [GOOD[ops.cp_conv2d][f"factor_{axis}"] for axis in "chwk"]
 BIAS, PACKED = torch.randn(4), torch.ops.cnnkern.conv2d_pack(torch.randn(4, 3, 3, 2), 2)
+MASK, SOURCES = torch.ones(3, 6).bool(), torch.arange(18, dtype=torch.int32).view(3, 6)
 PACKED_FACTORS = torch.ops.cnnkern.cp_conv2d_pack(*FACTORS, 2)
 UNSAFE = {
     "im2col": [
@@ -189,6 +214,26 @@ UNSAFE = {
         (X, *FACTORS, BIAS, *GOOD_PAIRS, 3),
         (X, *FACTORS, BIAS, *GOOD_PAIRS, 0),
     ],
+    "perforated_conv2d": [
+        (X[0], WEIGHT, MASK, BIAS, *GOOD_PAIRS, 2, True),
+        (X, WEIGHT[0], MASK, BIAS, *GOOD_PAIRS, 2, True),
+        (X, WEIGHT, MASK[1:], BIAS, *GOOD_PAIRS, 2, True),
+        (X, WEIGHT, MASK[0], BIAS, *GOOD_PAIRS, 2, True),
+        (X, WEIGHT, MASK.float(), BIAS, *GOOD_PAIRS, 2, True),
+        (X, WEIGHT, MASK.expand(3, 3, 6), BIAS, *GOOD_PAIRS, 2, True),
+    ],
+    "perforated_conv2d_backward": [
+        (X, X, WEIGHT, MASK, *GOOD_PAIRS, 2, True, [True, True, True]),
+        (X.new_empty(2, 4, 3, 6), X, WEIGHT, MASK[1:], *GOOD_PAIRS, 2, True, [True, True, True]),
+        (X.new_empty(2, 4, 3, 6), X, WEIGHT[0], MASK, *GOOD_PAIRS, 2, True, [True, True, True]),
+    ],
+    "perforated_conv2d_sources": [(MASK[0], True), (MASK[:0], True), (MASK.int(), True)],
+    "perforated_conv2d_packed": [
+        (X, PACKED[1:], BIAS, [4, 3, 3, 2, *STEPS], SOURCES),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], SOURCES[1:]),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], SOURCES.long()),
+        (X, PACKED, BIAS, [4, 3, 3, *STEPS], SOURCES),
+    ],
     "cp_conv2d_pack": [(*FACTORS, 3), (*FACTORS, 0), (*FACTORS[:3], FACTORS[3][:, :4], 2)],
     "cp_conv2d_packed": [
         (X, PACKED_FACTORS[1:], BIAS, [4, 10, 3, 3, 2, *STEPS]),
@@ -211,3 +256,13 @@ def test_the_registered_operation_refuses_what_is_unsafe(name: str, arguments: t
     moved_arguments = [a.to(device) if isinstance(a, Tensor) else a for a in arguments]
     with pytest.raises((ValueError, RuntimeError, TypeError)):
         getattr(torch.ops.cnnkern, name)(*moved_arguments)
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [SOURCES - 2, SOURCES + 1, SOURCES.flip(0), torch.full_like(SOURCES, -1), SOURCES.clamp(max=16) % 17 + 1],
+    ids=["below", "above", "in turn", "none", "not themselves"],
+)
+def test_sources_that_lead_nowhere_are_refused(sources: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"(sources|mask): expected"):
+        torch.ops.cnnkern.perforated_conv2d_packed(X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], sources)

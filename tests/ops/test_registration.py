@@ -7,6 +7,7 @@ import torch
 
 from cnnkern import reference
 from tests.ops.cases import Case
+from tests.ops.masks import mask_of
 
 CASES = [
     Case((2, 3, 5, 7), 17, (3, 2), padding=(1, 0)),
@@ -25,6 +26,8 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     steps = [*case.stride, *case.padding, *case.dilation, case.groups]
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
+    mask = mask_of(case, "half")
+    sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, True)
     packed_factors = torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups)
     return {
         "im2col": (x, list(case.kernel), *pairs),
@@ -32,6 +35,19 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
         "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
         "conv2d_pack": (weight, case.groups),
         "conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], False),
+        "perforated_conv2d": (x, weight, mask, bias, *pairs, case.groups, True),
+        "perforated_conv2d_backward": (
+            grad,
+            x,
+            weight,
+            mask,
+            *pairs,
+            case.groups,
+            True,
+            [True, False, True],
+        ),
+        "perforated_conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], sources),
+        "perforated_conv2d_sources": (mask_of(case, "each image"), False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
         "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
         "cp_conv2d_pack": (*factors, case.groups),
@@ -39,7 +55,8 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     }[name]
 
 
-DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col")
+DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col", "perforated_conv2d")
+AUTOCAST = (*DIFFERENTIABLE, "conv2d_packed", "cp_conv2d_packed", "perforated_conv2d_packed")
 REGISTERED = sorted(
     schema.name.removeprefix("cnnkern::")
     for schema in torch._C._jit_get_all_schemas()
@@ -60,10 +77,11 @@ def test_opcheck(name: str, case: Case, memory_format: torch.memory_format) -> N
 
 
 def require_gradient(argument: Any) -> Any:
-    return argument.clone().requires_grad_() if isinstance(argument, torch.Tensor) else argument
+    real = isinstance(argument, torch.Tensor) and argument.is_floating_point()
+    return argument.clone().requires_grad_() if real else argument
 
 
-@pytest.mark.parametrize("name", ["conv2d", "conv2d_packed", "cp_conv2d", "cp_conv2d_packed", "im2col"])
+@pytest.mark.parametrize("name", AUTOCAST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     x, *rest = arguments(name, CASES[0], torch.contiguous_format)

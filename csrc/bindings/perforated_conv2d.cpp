@@ -1,0 +1,159 @@
+// perforated_conv2d, its gradients, its sources and its packed form on the CPU.
+#include "cpu/perforated_conv2d/perforated_conv2d.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+
+#include "bindings/conv2d.h"
+#include "bindings/tensors.h"
+#include "cpu/conv2d/conv2d.h"
+
+namespace cnnkern {
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+// The arrays of a perforation, and who owns them.
+struct Arranged {
+  Tensor arrays;  // (4, masks, area)
+  std::vector<int64_t> begin;
+  Perforation perforation;
+};
+
+// `sources` is (oH, oW) or (N, oH, oW).
+Arranged arranged(const Tensor& sources, const Conv2dShape& s) {
+  const int64_t dims = sources.dim(), area = s.out_height * s.out_width;
+  check(dims == 2 || dims == 3, "mask: expected 2 or 3 dimensions, got ", dims);
+  check(sources.is_cpu() && sources.scalar_type() == ScalarType::Int, "sources: expected int32 on the CPU");
+  if (dims == 3) check_size("mask", sources, 0, s.batch);
+  check_size("mask", sources, dims - 2, s.out_height);
+  check_size("mask", sources, dims - 1, s.out_width);
+
+  const int64_t masks = dims == 3 ? s.batch : 1;
+  const Tensor dense = torch::stable::contiguous(sources);
+  Arranged a{empty_vector(4 * masks * area, ScalarType::Int), Ints(static_cast<size_t>(s.batch + 1)), {}};
+  int32_t* const arrays = data<int32_t>(a.arrays);
+  const auto part = [&](int64_t array, int64_t mask) { return arrays + (array * masks + mask) * area; };
+  int64_t kept = 0;
+  for (int64_t image = 0; image < s.batch; ++image) {
+    if (image < masks) {
+      kept = arrange(const_data<int32_t>(dense) + image * area, area, part(0, image), part(1, image),
+                     part(2, image), part(3, image));
+      check(kept >= 0, "sources: expected positions that show themselves, or -1");
+      check(kept > 0, "mask: expected at least one kept position, got none");
+    }
+    a.begin[static_cast<size_t>(image + 1)] = a.begin[static_cast<size_t>(image)] + kept;
+  }
+  a.perforation = {masks, a.begin.data(), part(0, 0), part(1, 0), part(2, 0), part(3, 0)};
+  return a;
+}
+
+// The multiply-adds of the kept outputs.
+double multiply_adds(const Conv2dShape& s, int64_t kept) {
+  return static_cast<double>(kept) *
+         static_cast<double>(s.out_channels * (s.in_channels / s.groups) * s.kernel_height * s.kernel_width);
+}
+
+// `packed()` gives the packed weight.
+template <class Packed>
+Tensor run(const Image& x, const Conv2dShape& s, const Tensor& sources, const std::optional<Tensor>& bias,
+           const Packed& packed) {
+  const Arranged a = arranged(sources, s);
+  Tensor y = empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last,
+                         x.tensor.scalar_type());
+  if (s.batch == 0) return y;
+  const std::optional<Tensor> bias_values = as_bias(bias, s.out_channels, x.tensor);
+  const int64_t kept = a.begin.back(), threads = threads_for(multiply_adds(s, kept));
+  with_float_type(x.tensor, [&]<class T>(T) {
+    const Tensor weight = packed();
+    const Tensor scratch = empty_vector(perforated_conv2d_scratch<T>(s, kept, threads), kScalarType<T>);
+    perforated_conv2d<T>({s, a.perforation, const_data<T>(x.tensor), const_data<T>(weight),
+                          const_data<T>(bias_values), data<T>(y), data<T>(scratch), threads});
+  });
+  return y;
+}
+
+Tensor sources_cpu(const Tensor& mask, bool nearest) {
+  const int64_t dims = mask.dim();
+  check(dims == 2 || dims == 3, "mask: expected 2 or 3 dimensions, got ", dims);
+  check(mask.is_cpu() && mask.scalar_type() == ScalarType::Bool, "mask: expected bool on the CPU");
+  const int64_t masks = dims == 3 ? mask.size(0) : 1, height = mask.size(dims - 2),
+                width = mask.size(dims - 1);
+  const int64_t area = height * width;
+  check(area > 0 && area < (int64_t{1} << 31), "mask: expected 1 to 2^31 - 1 positions, got ", area);
+  const Tensor dense = torch::stable::contiguous(mask);
+  const auto* const values = static_cast<const uint8_t*>(dense.const_data_ptr());  // one byte each
+  for (int64_t m = 0; m < masks; ++m)
+    check(std::any_of(values + m * area, values + (m + 1) * area, [](uint8_t kept) { return kept != 0; }),
+          "mask: expected at least one kept position, got none");
+  Tensor sources = dims == 3 ? empty_tensor({masks, height, width}, {area, width, 1}, ScalarType::Int)
+                             : empty_tensor({height, width}, {width, 1}, ScalarType::Int);
+  int32_t* const to = data<int32_t>(sources);
+  if (nearest) {
+    const int64_t threads = threads_for(static_cast<double>(masks * area) * 8);
+    const Tensor scratch = empty_vector(threads * 2 * width, ScalarType::Int);
+    nearest_kept(values, masks, height, width, to, data<int32_t>(scratch), threads);
+  } else {
+    for (int64_t p = 0; p < masks * area; ++p) to[p] = values[p] ? static_cast<int32_t>(p % area) : -1;
+  }
+  return sources;
+}
+
+Tensor perforated_conv2d_cpu(const Tensor& x, const Tensor& weight, const Tensor& mask,
+                             const std::optional<Tensor>& bias, const Ints& stride, const Ints& padding,
+                             const Ints& dilation, int64_t groups, bool nearest) {
+  const Image image = as_image(x);
+  check_operand("weight", weight, 4, x);
+  const Conv2dShape s = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
+                                     geometry_of(stride, padding, dilation, groups));
+  check_size("weight", weight, 1, s.in_channels / groups);
+  return run(image, s, sources_cpu(mask, nearest), bias, [&] { return pack_weight(weight, groups); });
+}
+
+Tensor perforated_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
+                                    const Ints& geometry, const Tensor& sources) {
+  const Image image = as_image(x);
+  check_operand("packed", packed, 1, x);
+  const Geometry steps = geometry_after(4, geometry);
+  const int64_t k = geometry[0], c = geometry[1], kh = geometry[2], kw = geometry[3];
+  const Conv2dShape s = conv2d_shape(image, k, kh, kw, steps);
+  check(c == s.in_channels / steps.groups, "geometry: expected ", s.in_channels / steps.groups,
+        " input channels a group, got ", c);
+  check_size("packed", packed, 0, conv2d_packed_size(k, c, kh, kw, steps.groups));
+  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+  return run(image, s, sources, bias, [&] { return packed; });
+}
+
+// The folded gradient is that of a dense convolution.
+std::tuple<Tensor, Tensor, Tensor> perforated_conv2d_backward_cpu(const Tensor& grad, const Tensor& x,
+                                                                  const Tensor& weight, const Tensor& mask,
+                                                                  const Ints& stride, const Ints& padding,
+                                                                  const Ints& dilation, int64_t groups,
+                                                                  bool nearest,
+                                                                  const std::vector<bool>& output_mask) {
+  const Image image = as_image(x);
+  check_operand("weight", weight, 4, x);
+  const Conv2dShape s = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
+                                     geometry_of(stride, padding, dilation, groups));
+  const Tensor dense_grad = as_gradient(grad, {s.batch, s.out_channels, s.out_height, s.out_width}, image);
+  const Arranged a = arranged(sources_cpu(mask, nearest), s);
+  const Tensor folded =
+      empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last, x.scalar_type());
+  with_float_type(x, [&]<class T>(T) {
+    fold<T>(s, a.perforation, const_data<T>(dense_grad), data<T>(folded),
+            threads_for(static_cast<double>(grad.numel())));
+  });
+  return conv2d_gradients(folded, image.tensor, weight, stride, padding, dilation, groups, output_mask);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) {
+  m.impl("perforated_conv2d", TORCH_BOX(&perforated_conv2d_cpu));
+  m.impl("perforated_conv2d_backward", TORCH_BOX(&perforated_conv2d_backward_cpu));
+  m.impl("perforated_conv2d_sources", TORCH_BOX(&sources_cpu));
+  m.impl("perforated_conv2d_packed", TORCH_BOX(&perforated_conv2d_packed_cpu));
+}
+
+}  // namespace cnnkern
