@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnkern.reference.column_sparse_conv2d import column_sparse_conv2d
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d
 from cnnkern.reference.im2col import im2col
@@ -28,27 +29,39 @@ def _cp_conv2d_depth(
     return sum(factor.shape[1] for factor in (c, h, w, k)) + (bias is not None)
 
 
+def _column_sparse_conv2d_depth(
+    x: Tensor, weight: Tensor, columns: Tensor, bias: Tensor | None = None
+) -> int:
+    return weight.shape[1] + (bias is not None)
+
+
 def _im2col_depth(x: Tensor, kernel_size: Any) -> int:
     return 0
 
 
 _DEPTH: dict[Callable[..., Tensor], Callable[..., int]] = {
+    column_sparse_conv2d: _column_sparse_conv2d_depth,
     conv2d: _conv2d_depth,
     cp_conv2d: _cp_conv2d_depth,
     im2col: _im2col_depth,
 }
 
 
+def _is_real(argument: Any) -> bool:
+    """Whether it is a tensor of numbers that are rounded, and not of indices."""
+    return isinstance(argument, Tensor) and argument.is_floating_point()
+
+
 def error_bound(operation: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
     """What a kernel may differ by from `operation`, a function of this package, per element and in float64.
 
     2·depth·eps·operation(|x|, |weight|, ...), where depth is the longest sum: C/G·kH·kW terms for `conv2d`;
-    C/G, kH, kW and R/G terms one inside the other for `cp_conv2d`; none for `im2col`, which copies; one
+    the kept columns for `column_sparse_conv2d`; C/G, kH, kW and R/G terms one inside the other for `cp_conv2d`; none for `im2col`, which copies; one
     more for a bias. eps is that of x's dtype. `arguments` are the positional arguments of the operation
     (bias among them), `options` the keyword-only ones.
     """
     depth = _DEPTH[operation](*arguments)
-    magnitudes = [a.detach().abs().double() if isinstance(a, Tensor) else a for a in arguments]
+    magnitudes = [a.detach().abs().double() if _is_real(a) else a for a in arguments]
     return 2 * depth * torch.finfo(arguments[0].dtype).eps * operation(*magnitudes, **options)
 
 
@@ -57,7 +70,7 @@ def assert_gradients_within_bound(
 ) -> None:
     """Raise AssertionError unless `actual` are the gradients of `operation` up to the bound of their sums.
 
-    `grad` is the gradient of the output and `actual` has one for each tensor among `arguments`. A gradient
+    `grad` is the gradient of the output and `actual` has one for each floating-point tensor among `arguments`. A gradient
     sums over the pixels of all images on top of what the operation itself sums over, and over the output
     channels: the bound is 2·depth·eps times the gradient that all absolute values would have.
     """
@@ -80,8 +93,8 @@ def _gradients(
     arguments: Sequence[Any],
     options: dict[str, Any],
 ) -> tuple[Tensor, ...]:
-    leaves = [convert(a).requires_grad_() if isinstance(a, Tensor) else a for a in arguments]
-    wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    leaves = [convert(a).requires_grad_() if _is_real(a) else a for a in arguments]
+    wanted = [leaf for leaf in leaves if _is_real(leaf)]
     return torch.autograd.grad(operation(*leaves, **options), wanted, convert(grad))
 
 
@@ -89,7 +102,7 @@ def assert_within_bound(
     actual: Tensor, operation: Callable[..., Tensor], *arguments: Any, **options: Any
 ) -> None:
     """Raise AssertionError unless `actual` is `operation(*arguments, **options)` up to `error_bound`."""
-    expected = operation(*(a.detach().double() if isinstance(a, Tensor) else a for a in arguments), **options)
+    expected = operation(*(a.detach().double() if _is_real(a) else a for a in arguments), **options)
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     assert actual.dtype == arguments[0].dtype, f"dtype {actual.dtype}, expected {arguments[0].dtype}"
     error = (actual.detach().double() - expected).abs()

@@ -78,6 +78,43 @@ struct DepthwiseLine {
   bool relu;
 };
 
+// Where the kept values of a channels-last patch lie: window w holds the values [first[w], first[w + 1]), which
+// come from one vector of memory at offset[w], lane by lane.
+struct GatherWindows {
+  const int64_t* offset;  // (windows), from the patch's base
+  const int64_t* first;   // (windows + 1)
+  const int32_t* lanes;   // (windows, Primitives::window)
+};
+
+// Values of the kPanel pixels of a panel: to[k][lane] = x[base[r] + lane * step + offset[k]] where the run r
+// has the lane, and zero where none has it.
+template <class T>
+struct GatherPixels {
+  const T* x;
+  const int64_t* base;     // (runs)
+  const uint32_t* inside;  // (runs), a bit for each lane
+  int64_t runs;
+  int64_t step;
+  const int64_t* offset;  // (count)
+  int64_t count;
+  T* to;  // (count, kPanel)
+};
+
+// C[row][pixel] (+)= sum over k of A[k][row] B[k][pixel]: packed weights, against pixels that lie in panels.
+template <class T>
+struct PixelGemm {
+  const T* weights;      // (panels(rows), k, kPanel)
+  int64_t weight_panel;  // from one panel to the next
+  int64_t rows;
+  const T* pixels;  // (panels(count), depth, kPanel)
+  int64_t depth;
+  int64_t count;
+  T* c;
+  int64_t c_row;    // from one row to the next; pixels are adjacent
+  const T* bias;    // (rows), added when not accumulating; may be null
+  bool accumulate;  // start from C
+};
+
 template <class T>
 struct Primitives {
   int64_t tile_pixels;  // rows of the GEMM tile: pixels that are worked on at once
@@ -94,6 +131,11 @@ struct Primitives {
                     int64_t to_stride);
   // A register-only loop of fused multiply-adds; returns how many floating-point operations it did.
   double (*fma_loop)(int64_t iterations);
+  void (*gather_pixels)(const GatherPixels<T>&);
+  void (*pixel_gemm)(const PixelGemm<T>&);
+  // to[i - first[begin]] = the i-th value, for the windows [begin, end). Writes up to `window` - 1 elements more.
+  void (*gather_windows)(const T* from, const GatherWindows&, int64_t begin, int64_t end, T* to);
+  int64_t window;  // of gather_windows, in elements; 0 where there is no such function
 };
 
 }  // namespace cnnkern

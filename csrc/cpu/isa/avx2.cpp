@@ -24,6 +24,23 @@ struct Vec {
   static INLINE Reg broadcast(const T* p) { return _mm256_broadcast_ss(p); }
   static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  // Lane i of the result is p[lanes[i]].
+  static INLINE Reg pick(const T* p, const int32_t* lanes) {
+    return _mm256_permutevar8x32_ps(load(p), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
+  }
+  static INLINE __m256i where(uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
+  }
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
+    const __m256i mask = where(bits);
+    return _mm256_blendv_ps(other, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+  }
+  static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
+    const __m256i index = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                             _mm256_set1_epi32(static_cast<int>(step)));
+    return _mm256_mask_i32gather_ps(other, p, index, _mm256_castsi256_ps(where(bits)), sizeof(T));
+  }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm256_max_ps(b, a); }
   static INLINE void store(T* p, Reg v) { _mm256_storeu_ps(p, v); }
@@ -33,14 +50,18 @@ struct Vec {
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
 constexpr int64_t kBlockK = 256;  // 16 KiB of weights: half of L1
+constexpr int kPixelTileRows = 6;
+constexpr int kPixelTileVectors = 2;
 
 #include "cpu/isa/depthwise.inc"
 #include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
 const Primitives<float> kPrimitives = {kTilePixels,       gemm,     separable_line, depthwise_line,
-                                       multiply_add_line, dot_line, transpose,      fma_loop};
+                                       multiply_add_line, dot_line, transpose,      fma_loop,
+                                       gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
 }  // namespace cnnkern::avx2
 #endif

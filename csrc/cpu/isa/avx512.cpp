@@ -25,6 +25,10 @@ struct Vec {
   static INLINE Reg broadcast(const T* p) { return _mm512_set1_ps(*p); }
   static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  // Lane i of the result is p[lanes[i]].
+  static INLINE Reg pick(const T* p, const int32_t* lanes) {
+    return _mm512_permutexvar_ps(_mm512_loadu_si512(lanes), load(p));
+  }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(b, a); }
   static INLINE void store(T* p, Reg v) { _mm512_storeu_ps(p, v); }
@@ -39,7 +43,24 @@ struct Vec {
     store(all, v);
     for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i] = all[i];
   }
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) { return gather_where(other, p, 1, bits); }
+  static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
+    T all[kLanes];
+    store(all, other);
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if (bits >> i & 1) all[i] = p[i * step];
+    }
+    return load(all);
+  }
 #else
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
+    return _mm512_mask_loadu_ps(other, static_cast<__mmask16>(bits), p);
+  }
+  static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i index = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(step)));
+    return _mm512_mask_i32gather_ps(other, static_cast<__mmask16>(bits), index, p, sizeof(T));
+  }
   static INLINE __mmask16 mask(int64_t lanes) {
     return static_cast<__mmask16>(lanes < kLanes ? (1u << lanes) - 1 : 0xFFFFu);
   }
@@ -51,14 +72,18 @@ struct Vec {
 constexpr int kTilePixels = 14;
 constexpr int kTileVectors = 2;
 constexpr int64_t kBlockK = 256;  // 32 KiB of weights: two thirds of L1
+constexpr int kPixelTileRows = 8;
+constexpr int kPixelTileVectors = 3;
 
 #include "cpu/isa/depthwise.inc"
 #include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
 const Primitives<float> kPrimitives = {kTilePixels,       gemm,     separable_line, depthwise_line,
-                                       multiply_add_line, dot_line, transpose,      fma_loop};
+                                       multiply_add_line, dot_line, transpose,      fma_loop,
+                                       gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif

@@ -22,6 +22,18 @@ struct Loops {
       }
       return v;
     }
+    static INLINE Reg pick(const T* p, const int32_t* lanes) {
+      Reg v = zero();
+      for (int64_t i = 0; i < kLanes; ++i) v[i] = p[lanes[i]];
+      return v;
+    }
+    static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) { return gather_where(other, p, 1, bits); }
+    static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (bits >> i & 1) other[i] = p[i * step];
+      }
+      return other;
+    }
     static INLINE Reg broadcast(const T* p) { return zero() + *p; }
     static INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
     static INLINE Reg add(Reg a, Reg b) { return a + b; }
@@ -37,9 +49,12 @@ struct Loops {
   static constexpr int kTilePixels = 2;
   static constexpr int kTileVectors = static_cast<int>(kPanel / Vec::kLanes);
   static constexpr int64_t kBlockK = 256;
+  static constexpr int kPixelTileRows = 2;
+  static constexpr int kPixelTileVectors = kTileVectors;
 
 #include "cpu/isa/depthwise.inc"
 #include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
 
   static void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
@@ -51,7 +66,8 @@ struct Loops {
 
   static constexpr Primitives<T> table() {
     return {kTilePixels,       gemm,     separable_line, depthwise_line,
-            multiply_add_line, dot_line, transpose,      fma_loop};
+            multiply_add_line, dot_line, transpose,      fma_loop,
+            gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
   }
 };
 }  // namespace
