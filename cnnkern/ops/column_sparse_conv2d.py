@@ -92,7 +92,10 @@ def check_column_sparse_conv2d(
     """The shape of the output, or an error that says what is wrong with the arguments. The values of
     `columns` are the binding's to check, at every call: kernels read through them."""
     k, kept = _weight_size(weight, columns, groups)
-    c = shape_of("x", x, "(N, C, H, W)", 4)[1] // groups
+    channels = shape_of("x", x, "(N, C, H, W)", 4)[1]
+    if channels < 1 or channels % groups:
+        raise ValueError(f"x: expected channels that {groups} groups divide, got {channels}")
+    c = channels // groups
     _check_count(kept, c, kernel_size)
     size = (k, c, *kernel_size)
     return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)

@@ -56,9 +56,9 @@ def error_bound(operation: Callable[..., Tensor], *arguments: Any, **options: An
     """What a kernel may differ by from `operation`, a function of this package, per element and in float64.
 
     2·depth·eps·operation(|x|, |weight|, ...), where depth is the longest sum: C/G·kH·kW terms for `conv2d`;
-    the kept columns for `column_sparse_conv2d`; C/G, kH, kW and R/G terms one inside the other for `cp_conv2d`; none for `im2col`, which copies; one
-    more for a bias. eps is that of x's dtype. `arguments` are the positional arguments of the operation
-    (bias among them), `options` the keyword-only ones.
+    the kept columns for `column_sparse_conv2d`; C/G, kH, kW and R/G terms one inside the other for
+    `cp_conv2d`; none for `im2col`, which copies; one more for a bias. eps is that of x's dtype. `arguments`
+    are the positional arguments of the operation (bias among them), `options` the keyword-only ones.
     """
     depth = _DEPTH[operation](*arguments)
     magnitudes = [a.detach().abs().double() if _is_real(a) else a for a in arguments]
@@ -70,9 +70,10 @@ def assert_gradients_within_bound(
 ) -> None:
     """Raise AssertionError unless `actual` are the gradients of `operation` up to the bound of their sums.
 
-    `grad` is the gradient of the output and `actual` has one for each floating-point tensor among `arguments`. A gradient
-    sums over the pixels of all images on top of what the operation itself sums over, and over the output
-    channels: the bound is 2·depth·eps times the gradient that all absolute values would have.
+    `grad` is the gradient of the output and `actual` has one for each floating-point tensor among
+    `arguments`. A gradient sums over the pixels of all images on top of what the operation itself sums over,
+    and over the output channels: the bound is 2·depth·eps times the gradient that all absolute values would
+    have.
     """
     depth = _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
     expected = _gradients(lambda a: a.detach().double(), operation, grad, arguments, options)

@@ -60,8 +60,7 @@ Tensor run(const Image& x, const Conv2dShape& shape, const KeptColumns& kept,
 // Of a weight that was checked.
 Tensor pack_checked(const Tensor& weight, const KeptColumns& kept, int64_t taps, int64_t groups) {
   const int64_t k = weight.size(0), stride[] = {weight.stride(0), weight.stride(1)};
-  Tensor packed =
-      empty_vector(column_sparse_conv2d_packed_size(k, kept.count, groups), weight.scalar_type());
+  Tensor packed = empty_vector(column_sparse_conv2d_packed_size(k, kept.count, groups), weight.scalar_type());
   Ints scratch(static_cast<size_t>(taps + 1 + kept.count));
   with_float_type(weight, [&]<class T>(T) {
     column_sparse_conv2d_pack<T>(const_data<T>(weight), stride, k, kept, taps, groups, data<T>(packed),
@@ -90,8 +89,8 @@ Tensor column_sparse_conv2d_cpu(const Tensor& x, const Tensor& weight, const Ten
   const Image image = as_image(x);
   check_operand("weight", weight, 2, x);
   check(kernel_size.size() == 2, "kernel_size: expected two numbers");
-  const Conv2dShape shape = conv2d_shape(image, weight.size(0), kernel_size[0], kernel_size[1], stride,
-                                         padding, dilation, groups);
+  const Conv2dShape shape =
+      conv2d_shape(image, weight.size(0), kernel_size[0], kernel_size[1], stride, padding, dilation, groups);
   const int64_t taps = shape.kernel_height * shape.kernel_width;
   const Columns kept = as_columns(columns, groups, shape.in_channels / groups * taps);
   check_size("weight", weight, 1, kept.kept.count);
@@ -110,8 +109,7 @@ Tensor column_sparse_conv2d_packed_cpu(const Tensor& x, const Tensor& packed,
   check(weight_size[1] == shape.in_channels / groups, "weight_size: expected ", shape.in_channels / groups,
         " input channels a group, got ", weight_size[1]);
   const Columns kept = as_columns(columns, groups, weight_size[1] * weight_size[2] * weight_size[3]);
-  check_size("packed", packed, 0,
-             column_sparse_conv2d_packed_size(weight_size[0], kept.kept.count, groups));
+  check_size("packed", packed, 0, column_sparse_conv2d_packed_size(weight_size[0], kept.kept.count, groups));
   check(packed.is_contiguous(), "packed: expected a contiguous tensor");
   return run(image, shape, kept.kept, bias, [&] { return packed; });
 }

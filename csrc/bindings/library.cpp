@@ -17,8 +17,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "column_sparse_conv2d_backward(Tensor grad, Tensor x, Tensor weight, Tensor columns, int[2] kernel_size, "
       "int[2] stride, int[2] padding, int[2] dilation, int groups, bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
-  m.def(
-      "column_sparse_conv2d_pack(Tensor weight, Tensor columns, int[2] kernel_size, int groups) -> Tensor");
+  m.def("column_sparse_conv2d_pack(Tensor weight, Tensor columns, int[2] kernel_size, int groups) -> Tensor");
   m.def(
       "column_sparse_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[4] weight_size, int[2] stride, "
       "int[2] padding, int[2] dilation, int groups, Tensor columns) -> Tensor");

@@ -78,8 +78,8 @@ struct DepthwiseLine {
   bool relu;
 };
 
-// Where the kept values of a channels-last patch lie: window w holds the values [first[w], first[w + 1]), which
-// come from one vector of memory at offset[w], lane by lane.
+// Where the kept values of a channels-last patch lie: window w holds the values [first[w], first[w + 1]),
+// which come from one vector of memory at offset[w], lane by lane.
 struct GatherWindows {
   const int64_t* offset;  // (windows), from the patch's base
   const int64_t* first;   // (windows + 1)
@@ -133,9 +133,11 @@ struct Primitives {
   double (*fma_loop)(int64_t iterations);
   void (*gather_pixels)(const GatherPixels<T>&);
   void (*pixel_gemm)(const PixelGemm<T>&);
-  // to[i - first[begin]] = the i-th value, for the windows [begin, end). Writes up to `window` - 1 elements more.
-  void (*gather_windows)(const T* from, const GatherWindows&, int64_t begin, int64_t end, T* to);
-  int64_t window;  // of gather_windows, in elements; 0 where there is no such function
+  // to[pixel][i - first[begin]] = the i-th value from from[pixel], for the windows [begin, end); up to
+  // `window` - 1 elements more are written for each pixel.
+  void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
+                         int64_t begin, int64_t end, T* to, int64_t to_pixel);
+  int64_t window;  // in elements
 };
 
 }  // namespace cnnkern

@@ -24,4 +24,19 @@ struct ColumnSparseConv2dParams {
   int64_t threads;
 };
 
+template <class T>
+struct ColumnSparseConv2dBackwardParams {
+  Conv2dShape shape;
+  KeptColumns kept;
+  const T* grad;    // of y, dense, in the shape's layout; the caller's, like all below
+  const T* x;       // dense, in the shape's layout; read for grad_weight alone
+  const T* weight;  // (K, kept), contiguous; read for grad_x alone
+  // Gradients; null where not asked for.
+  T* grad_x;       // dense, in the shape's layout
+  T* grad_weight;  // (K, kept), contiguous
+  T* grad_bias;    // (K)
+  T* scratch;      // column_sparse_conv2d_backward_scratch values, 64-byte aligned
+  int64_t threads;
+};
+
 }  // namespace cnnkern

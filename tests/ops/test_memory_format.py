@@ -48,8 +48,13 @@ def cp_conv2d(x: Tensor, channels: int) -> Tensor:
     )
 
 
+def column_sparse_conv2d(x: Tensor, channels: int) -> Tensor:
+    columns = torch.zeros(1, dtype=torch.int32, device=x.device)
+    return ops.column_sparse_conv2d(x, x.new_empty(channels, 1), columns, kernel_size=1)
+
+
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("operation", [conv2d, cp_conv2d])
+@pytest.mark.parametrize("operation", [conv2d, cp_conv2d, column_sparse_conv2d])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_output_format_is_that_of_torch(
     shape: tuple[int, int, int, int], operation: Callable[[Tensor, int], Tensor], device: str

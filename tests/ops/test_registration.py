@@ -24,9 +24,20 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     pairs = [list(case.stride), list(case.padding), list(case.dilation)]
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
+    _, sparse, columns, _ = case.column_sparse_arguments()
+    kernel = list(case.kernel)
+    packed_sparse = torch.ops.cnnkern.column_sparse_conv2d_pack(sparse, columns, kernel, case.groups)
     packed_factors = torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups)
     return {
         "im2col": (x, list(case.kernel), *pairs),
+        "column_sparse_conv2d": (x, sparse, columns, bias, kernel, *pairs, case.groups),
+        "column_sparse_conv2d_backward": (
+            *(grad, x, sparse, columns, kernel, *pairs, case.groups, [True, False, True]),
+        ),
+        "column_sparse_conv2d_pack": (sparse, columns, kernel, case.groups),
+        "column_sparse_conv2d_packed": (
+            *(x, packed_sparse, bias, list(case.weight_size), *pairs, case.groups, columns),
+        ),
         "conv2d": (x, weight, bias, *pairs, case.groups, True),
         "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
         "conv2d_pack": (weight, case.groups),
@@ -38,7 +49,7 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     }[name]
 
 
-DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col")
+DIFFERENTIABLE = ("column_sparse_conv2d", "conv2d", "cp_conv2d", "im2col")
 REGISTERED = sorted(
     schema.name.removeprefix("cnnkern::")
     for schema in torch._C._jit_get_all_schemas()
@@ -59,10 +70,14 @@ def test_opcheck(name: str, case: Case, memory_format: torch.memory_format) -> N
 
 
 def require_gradient(argument: Any) -> Any:
-    return argument.clone().requires_grad_() if isinstance(argument, torch.Tensor) else argument
+    real = isinstance(argument, torch.Tensor) and argument.is_floating_point()
+    return argument.clone().requires_grad_() if real else argument
 
 
-@pytest.mark.parametrize("name", ["conv2d", "conv2d_packed", "cp_conv2d", "cp_conv2d_packed", "im2col"])
+COMPUTING = [f"{name}{form}" for name in DIFFERENTIABLE if name != "im2col" for form in ("", "_packed")]
+
+
+@pytest.mark.parametrize("name", [*COMPUTING, "im2col"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     x, *rest = arguments(name, CASES[0], torch.contiguous_format)

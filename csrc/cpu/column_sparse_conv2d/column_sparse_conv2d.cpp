@@ -6,8 +6,9 @@
 // enough that what was gathered stays in cache while all the weights meet it.
 //
 // Where the image is channels last, a row of the product is a pixel and its columns are output channels.
-// Where it is channel first, columns are pixels: adjacent pixels of a channel are adjacent in memory, and what
-// is computed is y as it will lie. Only where pixels are too few to fill vectors, it is rows of pixels again.
+// Where it is channel first, columns are pixels: adjacent pixels of a channel are adjacent in memory, and
+// what is computed is y as it will lie. Only where pixels are too few to fill vectors, it is rows of pixels
+// again.
 #include "cpu/column_sparse_conv2d/column_sparse_conv2d.h"
 
 #include <algorithm>
@@ -83,11 +84,10 @@ Plan make_plan(const Conv2dShape& s, int64_t kept, int64_t threads) {
   plan.table_words = Patches::words(s, plan.blocks, primitives<T>().window);
   plan.tables_size =
       round_up(s.groups * plan.table_words * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
-  plan.gathered_size = plan.by_panels ? kPanelsAtOnce * kPanel * depth : plan.pixels * depth + kPanel;
+  plan.gathered_size = plan.by_panels ? kPanelsAtOnce * kPanel * depth : plan.pixels * (depth + kPanel);
   plan.gathered_size = round_up(plan.gathered_size, kPanel);
   const bool has_tile = !s.channels_last && !(plan.by_panels && (by_image || s.batch == 1));
-  plan.tile_size =
-      has_tile ? round_up(plan.pixels, kPanel) * round_up(plan.group_columns, kPanel) : 0;
+  plan.tile_size = has_tile ? round_up(plan.pixels, kPanel) * round_up(plan.group_columns, kPanel) : 0;
   return plan;
 }
 
@@ -112,7 +112,8 @@ struct Work {
   int64_t channel(const Item& item) const { return item.group * plan.group_columns + item.column; }
   const T* bias(const Item& item) const { return p.bias ? p.bias + channel(item) : nullptr; }
   const T* weights(const Item& item) const {
-    return p.packed + (item.group * panels(plan.group_columns) + item.column / kPanel) * p.kept.count * kPanel;
+    return p.packed +
+           (item.group * panels(plan.group_columns) + item.column / kPanel) * p.kept.count * kPanel;
   }
 };
 
@@ -150,8 +151,10 @@ void compute_rows(const Work<T>& work, const Item& item) {
   gemm.columns = item.columns;
   gemm.bias = work.bias(item);
   for (int64_t block = 0; block < blocks.count; ++block) {
-    gather_rows(work.kernels, s, patches, blocks, block, work.p.x, item.pixel, item.pixels, work.gathered);
-    gemm.a_pixel = gemm.segment_length = blocks.end(block) - blocks.begin(block);
+    gemm.segment_length = blocks.end(block) - blocks.begin(block);
+    gemm.a_pixel = gemm.segment_length + kPanel;
+    gather_rows(work.kernels, s, patches, blocks, block, work.p.x, item.pixel, item.pixels, work.gathered,
+                gemm.a_pixel);
     gemm.b = work.weights(item) + blocks.begin(block) * kPanel;
     gemm.accumulate = block > 0;
     work.kernels.gemm(gemm);
@@ -232,7 +235,7 @@ void column_sparse_conv2d(const ColumnSparseConv2dParams<T>& p) {
   const Plan plan = make_plan<T>(p.shape, p.kept.count, p.threads);
   const Work<T> shared{kernels, p, plan, nullptr, nullptr};
   for (int64_t g = 0; g < p.shape.groups; ++g)
-    shared.patches(g).fill(p.shape, p.kept, g, plan.blocks, kernels.window);
+    shared.patches(g).fill(p.shape, p.kept.index + g * p.kept.count, g, plan.blocks, kernels.window);
   parallel(p.threads, [&](const Worker& me) {
     T* const gathered = p.scratch + plan.tables_size + me.index * plan.worker_size();
     run<T>({kernels, p, plan, gathered, gathered + plan.gathered_size}, me);

@@ -6,31 +6,6 @@
 namespace cnnkern {
 namespace {
 
-// An output pixel, and where its patch begins.
-struct Pixel {
-  int64_t image, row, column;
-
-  Pixel(const Conv2dShape& s, int64_t index)
-      : image(index / (s.out_height * s.out_width)),
-        row(index / s.out_width % s.out_height),
-        column(index % s.out_width) {}
-
-  void advance(const Conv2dShape& s, int64_t pixels) {
-    column += pixels;
-    if (column < s.out_width) return;
-    column = 0;
-    if (++row < s.out_height) return;
-    row = 0;
-    ++image;
-  }
-
-  int64_t top(const Conv2dShape& s) const { return row * s.stride_height - s.pad_height; }
-  int64_t left(const Conv2dShape& s) const { return column * s.stride_width - s.pad_width; }
-  int64_t base(const Conv2dShape& s, const ImageSteps& steps) const {
-    return image * s.in_channels * s.in_height * s.in_width + top(s) * steps.row + left(s) * steps.column;
-  }
-};
-
 bool is_whole(const TapRange& range, int64_t kernel) { return range.begin == 0 && range.end == kernel; }
 
 // Calls `visit(i, j, from, until)` for each tap with columns in [begin, end), which are [from, until).
@@ -42,6 +17,34 @@ void for_taps(const Conv2dShape& s, const Patches& patches, int64_t begin, int64
       if (from < until) visit(i, j, from, until);
     }
   }
+}
+
+// The columns [begin, end) of one pixel's patch that lie inside the image.
+template <class T>
+void copy_inside(const Conv2dShape& s, const Patches& patches, int64_t begin, int64_t end,
+                 const TapRange& rows, const TapRange& columns, const T* x, int64_t base, T* to) {
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const int64_t* const row = patches.begin + i * s.kernel_width;
+    const int64_t until = std::min(end, row[columns.end]);
+    for (int64_t k = std::max(begin, row[columns.begin]); k < until; ++k)
+      to[k - begin] = x[base + patches.offset[k]];
+  }
+}
+
+// Zeros for those that do not.
+template <class T>
+void clear_outside(const Conv2dShape& s, const Patches& patches, int64_t begin, int64_t end,
+                   const TapRange& rows, const TapRange& columns, T* to) {
+  const auto clear = [&](int64_t first_tap, int64_t end_tap) {
+    const int64_t until = std::min(end, patches.begin[end_tap]);
+    for (int64_t k = std::max(begin, patches.begin[first_tap]); k < until; ++k) to[k - begin] = T(0);
+  };
+  clear(0, rows.begin * s.kernel_width);
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    clear(i * s.kernel_width, i * s.kernel_width + columns.begin);
+    clear(i * s.kernel_width + columns.end, (i + 1) * s.kernel_width);
+  }
+  clear(rows.end * s.kernel_width, s.kernel_height * s.kernel_width);
 }
 
 // The pixels of a panel that lie in one output row.
@@ -67,30 +70,32 @@ uint32_t lanes_inside(const Conv2dShape& s, const Run& run, int64_t i, int64_t j
 int64_t Patches::words(const Conv2dShape& s, const Blocks& blocks, int64_t window) {
   const int64_t windows = s.channels_last ? blocks.count + 1 + 2 * blocks.kept + 1 : 0;
   const int64_t lanes = s.channels_last ? (blocks.kept * window + 1) / 2 : 0;
-  return s.kernel_height * s.kernel_width + 1 + blocks.kept + windows + lanes;
+  return s.kernel_height * s.kernel_width + 1 + 2 * blocks.kept + windows + lanes;
 }
 
 Patches::Patches(int64_t* memory, const Conv2dShape& s, const Blocks& blocks, int64_t window) {
   begin = memory;
   offset = begin + s.kernel_height * s.kernel_width + 1;
+  column = offset + blocks.kept;
   const int64_t run = s.in_channels * (s.dilation_width == 1 ? s.kernel_width : 1);
   if (!s.channels_last || run < window) {
     windows = {};
     window_begin = nullptr;
     return;
   }
-  window_begin = offset + blocks.kept;
+  window_begin = column + blocks.kept;
   int64_t* const offsets = window_begin + blocks.count + 1;
   int64_t* const first = offsets + blocks.kept;
   windows = {offsets, first, reinterpret_cast<int32_t*>(first + blocks.kept + 1)};
 }
 
-void Patches::fill(const Conv2dShape& s, const KeptColumns& kept, int64_t group, const Blocks& blocks,
+void Patches::fill(const Conv2dShape& s, const int32_t* columns, int64_t group, const Blocks& blocks,
                    int64_t window) const {
   const ImageSteps steps = steps_of(s);
   const int64_t group_channels = s.in_channels / s.groups;
-  order_by_tap(kept.index + group * kept.count, kept.count, s.kernel_height * s.kernel_width, begin,
-               [&](int64_t k, int64_t, int64_t tap, int64_t channel) {
+  order_by_tap(columns, blocks.kept, s.kernel_height * s.kernel_width, begin,
+               [&](int64_t k, int64_t n, int64_t tap, int64_t channel) {
+                 column[k] = n;
                  const int64_t i = tap / s.kernel_width, j = tap % s.kernel_width;
                  offset[k] = i * s.dilation_height * steps.row + j * s.dilation_width * steps.column +
                              (group * group_channels + channel) * steps.channel;
@@ -99,7 +104,8 @@ void Patches::fill(const Conv2dShape& s, const KeptColumns& kept, int64_t group,
 
   // A window never reaches beyond the taps that lie side by side in memory: what is there may be outside x.
   const bool whole_rows = s.dilation_width == 1;
-  const int64_t runs = s.kernel_height * (whole_rows ? 1 : s.kernel_width), taps = whole_rows ? s.kernel_width : 1;
+  const int64_t runs = s.kernel_height * (whole_rows ? 1 : s.kernel_width),
+                taps = whole_rows ? s.kernel_width : 1;
   auto* const offsets = const_cast<int64_t*>(windows.offset);
   auto* const first = const_cast<int64_t*>(windows.first);
   auto* const lanes = const_cast<int32_t*>(windows.lanes);
@@ -107,8 +113,8 @@ void Patches::fill(const Conv2dShape& s, const KeptColumns& kept, int64_t group,
   window_begin[0] = 0;
   for (int64_t r = 0; r < runs; ++r) {
     const int64_t i = whole_rows ? r : r / s.kernel_width, j = whole_rows ? 0 : r % s.kernel_width;
-    const int64_t run_end = i * s.dilation_height * steps.row + j * s.dilation_width * steps.column +
-                            taps * s.in_channels;
+    const int64_t run_end =
+        i * s.dilation_height * steps.row + j * s.dilation_width * steps.column + taps * s.in_channels;
     for (int64_t k = begin[r * taps]; k < begin[(r + 1) * taps]; ++count) {
       for (; k >= blocks.end(block); ++block) window_begin[block + 1] = count;
       const int64_t end = std::min(begin[(r + 1) * taps], blocks.end(block));
@@ -126,31 +132,33 @@ void Patches::fill(const Conv2dShape& s, const KeptColumns& kept, int64_t group,
 
 template <class T>
 void gather_rows(const Primitives<T>& kernels, const Conv2dShape& s, const Patches& patches,
-                 const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to) {
+                 const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to,
+                 int64_t pitch) {
   const ImageSteps steps = steps_of(s);
-  const int64_t begin = blocks.begin(block), end = blocks.end(block);
-  const auto copy = [&](int64_t base, int64_t from, int64_t until) {
-    for (int64_t k = from; k < until; ++k) to[k - begin] = x[base + patches.offset[k]];
-  };
-  Pixel pixel(s, first);
-  for (int64_t p = 0; p < pixels; ++p, to += end - begin, pixel.advance(s, 1)) {
-    const int64_t base = pixel.base(s, steps);
+  const int64_t begin = blocks.begin(block), end = blocks.end(block), step = s.stride_width * steps.column;
+  const int64_t size = s.batch * s.in_channels * s.in_height * s.in_width;
+  const int64_t extent = (s.kernel_height - 1) * s.dilation_height * steps.row +
+                         ((s.kernel_width - 1) * s.dilation_width + 1) * steps.column;
+  OutputPixel pixel(s, first);
+  while (pixels > 0) {
+    const int64_t count = std::min(pixels, s.out_width - pixel.column), base = pixel.base(s, steps);
     const TapRange rows = taps_inside(pixel.top(s), s.in_height, s.kernel_height, s.dilation_height);
-    const TapRange columns = taps_inside(pixel.left(s), s.in_width, s.kernel_width, s.dilation_width);
-    if (!is_whole(rows, s.kernel_height) || !is_whole(columns, s.kernel_width)) {
-      for_taps(s, patches, begin, end, [&](int64_t i, int64_t j, int64_t from, int64_t until) {
-        if (i >= rows.begin && i < rows.end && j >= columns.begin && j < columns.end) {
-          copy(base, from, until);
-        } else {
-          std::fill(to + from - begin, to + until - begin, T(0));
-        }
-      });
-    } else if (patches.window_begin) {
-      kernels.gather_windows(x + base, patches.windows, patches.window_begin[block],
-                             patches.window_begin[block + 1], to);
-    } else {
-      copy(base, begin, end);
+    // Windows may read what lies around an image, as long as it is memory of x.
+    const bool by_windows = patches.window_begin && base >= 0 && base + (count - 1) * step + extent <= size;
+    if (by_windows)
+      kernels.gather_windows(x + base, step, count, patches.windows, patches.window_begin[block],
+                             patches.window_begin[block + 1], to, pitch);
+    for (int64_t i = 0; i < count; ++i, to += pitch) {
+      const int64_t left = pixel.left(s) + i * s.stride_width;
+      const bool whole = is_whole(rows, s.kernel_height) && left >= 0 &&
+                         left + (s.kernel_width - 1) * s.dilation_width < s.in_width;
+      if (by_windows && whole) continue;
+      const TapRange columns = taps_inside(left, s.in_width, s.kernel_width, s.dilation_width);
+      if (!by_windows) copy_inside(s, patches, begin, end, rows, columns, x, base + i * step, to);
+      if (!whole) clear_outside(s, patches, begin, end, rows, columns, to);
     }
+    pixels -= count;
+    pixel.advance(s, count);
   }
 }
 
@@ -159,7 +167,7 @@ void gather_panels(const Primitives<T>& kernels, const Conv2dShape& s, const Pat
                    const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to) {
   const ImageSteps steps = steps_of(s);
   const int64_t begin = blocks.begin(block), end = blocks.end(block);
-  Pixel pixel(s, first);
+  OutputPixel pixel(s, first);
   for (; pixels > 0; pixels -= kPanel, to += (end - begin) * kPanel) {
     Run runs[kPanel];
     int64_t count = 0;
@@ -196,12 +204,12 @@ void gather_panels(const Primitives<T>& kernels, const Conv2dShape& s, const Pat
   }
 }
 
-template void gather_rows(const Primitives<float>&, const Conv2dShape&, const Patches&, const Blocks&, int64_t,
-                          const float*, int64_t, int64_t, float*);
-template void gather_rows(const Primitives<double>&, const Conv2dShape&, const Patches&, const Blocks&, int64_t,
-                          const double*, int64_t, int64_t, double*);
-template void gather_panels(const Primitives<float>&, const Conv2dShape&, const Patches&, const Blocks&, int64_t,
-                            const float*, int64_t, int64_t, float*);
+template void gather_rows(const Primitives<float>&, const Conv2dShape&, const Patches&, const Blocks&,
+                          int64_t, const float*, int64_t, int64_t, float*, int64_t);
+template void gather_rows(const Primitives<double>&, const Conv2dShape&, const Patches&, const Blocks&,
+                          int64_t, const double*, int64_t, int64_t, double*, int64_t);
+template void gather_panels(const Primitives<float>&, const Conv2dShape&, const Patches&, const Blocks&,
+                            int64_t, const float*, int64_t, int64_t, float*);
 template void gather_panels(const Primitives<double>&, const Conv2dShape&, const Patches&, const Blocks&,
                             int64_t, const double*, int64_t, int64_t, double*);
 

@@ -19,6 +19,7 @@ struct Blocks {
 struct Patches {
   int64_t* begin;   // (taps + 1): columns of tap t are [begin[t], begin[t + 1])
   int64_t* offset;  // (kept)
+  int64_t* column;  // (kept): which of the group's columns comes k-th
 
   // Channels last: the same for several values at a time, where a row of taps, or one tap, is long enough.
   GatherWindows windows;
@@ -28,15 +29,43 @@ struct Patches {
   static int64_t words(const Conv2dShape& s, const Blocks& blocks, int64_t window);
   Patches(int64_t* memory, const Conv2dShape& s, const Blocks& blocks, int64_t window);
 
-  void fill(const Conv2dShape& s, const KeptColumns& kept, int64_t group, const Blocks& blocks,
+  // `columns` are the group's, `blocks.kept` of them.
+  void fill(const Conv2dShape& s, const int32_t* columns, int64_t group, const Blocks& blocks,
             int64_t window) const;
 };
 
+// An output pixel, counted through all images, and where its patch begins.
+struct OutputPixel {
+  int64_t image, row, column;
+
+  OutputPixel(const Conv2dShape& s, int64_t index)
+      : image(index / (s.out_height * s.out_width)),
+        row(index / s.out_width % s.out_height),
+        column(index % s.out_width) {}
+
+  // Within a row, or to the begin of the next.
+  void advance(const Conv2dShape& s, int64_t pixels) {
+    column += pixels;
+    if (column < s.out_width) return;
+    column = 0;
+    if (++row < s.out_height) return;
+    row = 0;
+    ++image;
+  }
+
+  int64_t top(const Conv2dShape& s) const { return row * s.stride_height - s.pad_height; }
+  int64_t left(const Conv2dShape& s) const { return column * s.stride_width - s.pad_width; }
+  int64_t base(const Conv2dShape& s, const ImageSteps& steps) const {
+    return image * s.in_channels * s.in_height * s.in_width + top(s) * steps.row + left(s) * steps.column;
+  }
+};
+
 // One row for each of `pixels` output pixels from `first` on, counted through all images: a block of its
-// patch, zeros outside the image. Rows are adjacent. Writes up to kPanel elements more.
+// patch, zeros outside the image. Of the rows, `pitch` apart, up to kPanel elements more are written.
 template <class T>
 void gather_rows(const Primitives<T>& kernels, const Conv2dShape& s, const Patches& patches,
-                 const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to);
+                 const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to,
+                 int64_t pitch);
 
 // The same pixels as panels, (panels(pixels), k, kPanel), from a channel-first image.
 template <class T>

@@ -24,10 +24,12 @@ struct Vec {
   static INLINE Reg broadcast(const T* p) { return _mm256_broadcast_ss(p); }
   static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
-  // Lane i of the result is p[lanes[i]].
-  static INLINE Reg pick(const T* p, const int32_t* lanes) {
-    return _mm256_permutevar8x32_ps(load(p), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
+  using Lanes = __m256i;
+  static INLINE Lanes lanes(const int32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
+  // Lane i of the result is v[lanes[i]].
+  static INLINE Reg pick(Reg v, Lanes lanes) { return _mm256_permutevar8x32_ps(v, lanes); }
   static INLINE __m256i where(uint32_t bits) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
@@ -60,8 +62,8 @@ constexpr int kPixelTileVectors = 2;
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {kTilePixels,       gemm,     separable_line, depthwise_line,
-                                       multiply_add_line, dot_line, transpose,      fma_loop,
+const Primitives<float> kPrimitives = {kTilePixels,       gemm,       separable_line, depthwise_line,
+                                       multiply_add_line, dot_line,   transpose,      fma_loop,
                                        gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
 }  // namespace cnnkern::avx2
 #endif

@@ -25,10 +25,10 @@ struct Vec {
   static INLINE Reg broadcast(const T* p) { return _mm512_set1_ps(*p); }
   static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
-  // Lane i of the result is p[lanes[i]].
-  static INLINE Reg pick(const T* p, const int32_t* lanes) {
-    return _mm512_permutexvar_ps(_mm512_loadu_si512(lanes), load(p));
-  }
+  using Lanes = __m512i;
+  static INLINE Lanes lanes(const int32_t* p) { return _mm512_loadu_si512(p); }
+  // Lane i of the result is v[lanes[i]].
+  static INLINE Reg pick(Reg v, Lanes lanes) { return _mm512_permutexvar_ps(lanes, v); }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(b, a); }
   static INLINE void store(T* p, Reg v) { _mm512_storeu_ps(p, v); }
@@ -43,7 +43,9 @@ struct Vec {
     store(all, v);
     for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i] = all[i];
   }
-  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) { return gather_where(other, p, 1, bits); }
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
+    return gather_where(other, p, 1, bits);
+  }
   static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
     T all[kLanes];
     store(all, other);
@@ -82,8 +84,8 @@ constexpr int kPixelTileVectors = 3;
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {kTilePixels,       gemm,     separable_line, depthwise_line,
-                                       multiply_add_line, dot_line, transpose,      fma_loop,
+const Primitives<float> kPrimitives = {kTilePixels,       gemm,       separable_line, depthwise_line,
+                                       multiply_add_line, dot_line,   transpose,      fma_loop,
                                        gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif

@@ -22,12 +22,17 @@ struct Loops {
       }
       return v;
     }
-    static INLINE Reg pick(const T* p, const int32_t* lanes) {
-      Reg v = zero();
-      for (int64_t i = 0; i < kLanes; ++i) v[i] = p[lanes[i]];
-      return v;
+    using Lanes = const int32_t*;
+    static INLINE Lanes lanes(const int32_t* p) { return p; }
+    // Lane i of the result is v[lanes[i]].
+    static INLINE Reg pick(Reg v, Lanes lanes) {
+      Reg picked = zero();
+      for (int64_t i = 0; i < kLanes; ++i) picked[i] = v[lanes[i]];
+      return picked;
     }
-    static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) { return gather_where(other, p, 1, bits); }
+    static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
+      return gather_where(other, p, 1, bits);
+    }
     static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
       for (int64_t i = 0; i < kLanes; ++i) {
         if (bits >> i & 1) other[i] = p[i * step];
@@ -65,9 +70,8 @@ struct Loops {
   }
 
   static constexpr Primitives<T> table() {
-    return {kTilePixels,       gemm,     separable_line, depthwise_line,
-            multiply_add_line, dot_line, transpose,      fma_loop,
-            gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
+    return {kTilePixels, gemm,     separable_line, depthwise_line, multiply_add_line, dot_line,
+            transpose,   fma_loop, gather_pixels,  pixel_gemm,     gather_windows,    Vec::kLanes};
   }
 };
 }  // namespace
