@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern import reference
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
 
-LAYERS = (Im2colConv2d, CPConv2d)
-Layer = Im2colConv2d | CPConv2d
+LAYERS = (Im2colConv2d, CPConv2d, ColumnSparseConv2d)
+Layer = Im2colConv2d | CPConv2d | ColumnSparseConv2d
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3},
@@ -32,15 +32,28 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: type[Layer], in_channels: int = 6, out_channels: int = 12, **arguments: Any) -> Layer:
-    """A layer of this kind; a CP layer of rank 12, which every number of groups here divides."""
+    """A layer of this kind; a CP layer of rank 12, which every number of groups here divides; a column-sparse
+    layer with every second column."""
+    arguments = {"kernel_size": 3, **arguments}
     if kind is CPConv2d:
         arguments.setdefault("rank", 12)
-    return kind(in_channels, out_channels, **{"kernel_size": 3, **arguments})
+    if kind is ColumnSparseConv2d and "columns" not in arguments:
+        dense = Im2colConv2d(in_channels, out_channels, **{**arguments, "device": "meta"})
+        arguments["columns"] = every_second(dense.weight[0].numel(), dense.groups)
+    return kind(in_channels, out_channels, **arguments)
+
+
+def every_second(total: int, groups: int) -> Tensor:
+    """Columns for `groups` groups that have `total` of them, other ones in each other group."""
+    even = torch.arange(0, total, 2, dtype=torch.int32)
+    columns = [even, total - 1 - even.flip(0)]
+    return torch.stack([columns[g % 2] for g in range(groups)]) if groups > 1 else even
 
 
 def convert(kind: type[Layer], conv: nn.Module) -> Layer:
-    """`conv` as a layer of this kind; a CP layer of rank 6."""
-    return CPConv2d.from_conv(conv, rank=6) if kind is CPConv2d else kind.from_conv(conv)
+    """`conv` as a layer of this kind; a CP layer of rank 6, a column-sparse one of density 0.5."""
+    options = {CPConv2d: {"rank": 6}, ColumnSparseConv2d: {"density": 0.5}}
+    return kind.from_conv(conv, **options.get(kind, {}))
 
 
 def image(layer: Layer, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -58,5 +71,9 @@ def assert_computes(y: Tensor, layer: Layer, x: Tensor) -> None:
     if isinstance(layer, CPConv2d):
         factors = layer.factor_c, layer.factor_h, layer.factor_w, layer.factor_k
         reference.assert_within_bound(y, reference.cp_conv2d, padded, *factors, layer.bias, **options)
+    elif isinstance(layer, ColumnSparseConv2d):
+        arguments = padded, layer.weight, layer.columns, layer.bias
+        options["kernel_size"] = layer.kernel_size
+        reference.assert_within_bound(y, reference.column_sparse_conv2d, *arguments, **options)
     else:
         reference.assert_within_bound(y, reference.conv2d, padded, layer.weight, layer.bias, **options)

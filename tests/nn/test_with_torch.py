@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
 from tests.nn.layers import LAYERS, Layer, assert_computes, build, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
@@ -64,7 +64,8 @@ def test_exports_with_a_dynamic_batch(kind: type[Layer]) -> None:
     x = image(layer)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert f"cnnkern.{'cp_' if kind is CPConv2d else ''}conv2d.default" in called
+    prefix = {Im2colConv2d: "", CPConv2d: "cp_", ColumnSparseConv2d: "column_sparse_"}[kind]
+    assert f"cnnkern.{prefix}conv2d.default" in called
     other = torch.randn(5, *x.shape[1:])
     with torch.no_grad():
         assert_computes(program.module()(other), layer, other)
@@ -78,6 +79,8 @@ def test_lives_on_the_meta_device(kind: type[Layer]) -> None:
     assert (y.device.type, y.shape) == ("meta", (2, 12, 5, 6))
     layer.to_empty(device="cpu")
     layer.reset_parameters()
+    for name in layer.packed_buffers:
+        getattr(layer, name).copy_(getattr(build(kind), name))
     x = image(layer)
     with torch.no_grad():
         assert_computes(layer(x), layer, x)
