@@ -78,26 +78,33 @@ struct DepthwiseLine {
   bool relu;
 };
 
-// Where the kept values of a channels-last patch lie: window w holds the values [first[w], first[w + 1]),
-// which come from one vector of memory at offset[w], lane by lane.
+// How the kept values of a channels-last patch are gathered, vector by vector: vector v is put together from
+// the windows [vector[v], vector[v + 1]), each a vector of memory at offset[w], of which lane i becomes
+// lanes[w][i] - window, or stays what it is where lanes[w][i] is i.
 struct GatherWindows {
+  const int64_t* vector;  // (vectors + 1)
   const int64_t* offset;  // (windows), from the patch's base
-  const int64_t* first;   // (windows + 1)
   const int32_t* lanes;   // (windows, Primitives::window)
 };
 
-// Values of the kPanel pixels of a panel: to[k][lane] = x[base[r] + lane * step + offset[k]] where the run r
-// has the lane, and zero where none has it.
+// Values of the kPanel pixels of a panel of a channel-first image, for the k's [first, last):
+// to[k - first][lane] = x[base[r] + lane * step + offset[k]] where the run r has the lane and k's tap of it
+// is inside the image, else zero. Sets of lanes are bits.
 template <class T>
 struct GatherPixels {
   const T* x;
-  const int64_t* base;     // (runs)
-  const uint32_t* inside;  // (runs), a bit for each lane
+  const int64_t* base;    // (runs)
+  const uint32_t* lanes;  // (runs)
   int64_t runs;
   int64_t step;
-  const int64_t* offset;  // (count)
-  int64_t count;
-  T* to;  // (count, kPanel)
+  const uint32_t* rows;     // (kernel_height): the lanes that are inside
+  const uint32_t* columns;  // (kernel_width): the lanes that are inside
+  int64_t kernel_height;
+  int64_t kernel_width;
+  const int64_t* begin;   // (taps + 1): the first k of each tap
+  const int64_t* offset;  // (k)
+  int64_t first, last;
+  T* to;  // (last - first, kPanel)
 };
 
 // C[row][pixel] (+)= sum over k of A[k][row] B[k][pixel]: packed weights, against pixels that lie in panels.
@@ -133,10 +140,9 @@ struct Primitives {
   double (*fma_loop)(int64_t iterations);
   void (*gather_pixels)(const GatherPixels<T>&);
   void (*pixel_gemm)(const PixelGemm<T>&);
-  // to[pixel][i - first[begin]] = the i-th value from from[pixel], for the windows [begin, end); up to
-  // `window` - 1 elements more are written for each pixel.
+  // to[pixel] = the vectors [first, last) of the patch at from[pixel].
   void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
-                         int64_t begin, int64_t end, T* to, int64_t to_pixel);
+                         int64_t first, int64_t last, T* to, int64_t to_pixel);
   int64_t window;  // in elements
 };
 

@@ -37,9 +37,12 @@ struct Plan {
   Blocks blocks;          // of the sum
   int64_t group_columns;  // K / G
   // Elements that the workers share, and of one worker's scratch, in this order.
-  int64_t table_words, tables_size, gathered_size, tile_size;
-  int64_t worker_size() const { return gathered_size + tile_size; }
+  int64_t table_words, tables_size, gathered_size, inside_size, tile_size;
+  int64_t worker_size() const { return gathered_size + inside_size + tile_size; }
 };
+
+// From one gathered row to the next: an odd number of cache lines, which do not fall into the same sets.
+int64_t row_pitch(int64_t depth) { return round_up(depth, kPanel) | kPanel; }
 
 // Whether the lanes that stay empty at the end of the pixels cost less than gathering value by value.
 bool fills_panels(int64_t pixels, int64_t group_columns) {
@@ -84,8 +87,9 @@ Plan make_plan(const Conv2dShape& s, int64_t kept, int64_t threads) {
   plan.table_words = Patches::words(s, plan.blocks, primitives<T>().window);
   plan.tables_size =
       round_up(s.groups * plan.table_words * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
-  plan.gathered_size = plan.by_panels ? kPanelsAtOnce * kPanel * depth : plan.pixels * (depth + kPanel);
+  plan.gathered_size = plan.by_panels ? kPanelsAtOnce * kPanel * depth : plan.pixels * row_pitch(depth);
   plan.gathered_size = round_up(plan.gathered_size, kPanel);
+  plan.inside_size = plan.by_panels ? round_up(s.kernel_height + s.kernel_width, kPanel) : 0;
   const bool has_tile = !s.channels_last && !(plan.by_panels && (by_image || s.batch == 1));
   plan.tile_size = has_tile ? round_up(plan.pixels, kPanel) * round_up(plan.group_columns, kPanel) : 0;
   return plan;
@@ -103,6 +107,7 @@ struct Work {
   const ColumnSparseConv2dParams<T>& p;
   const Plan& plan;
   T* gathered;
+  uint32_t* inside;  // of gather_panels
   T* tile;
 
   Patches patches(int64_t group) const {
@@ -152,7 +157,7 @@ void compute_rows(const Work<T>& work, const Item& item) {
   gemm.bias = work.bias(item);
   for (int64_t block = 0; block < blocks.count; ++block) {
     gemm.segment_length = blocks.end(block) - blocks.begin(block);
-    gemm.a_pixel = gemm.segment_length + kPanel;
+    gemm.a_pixel = row_pitch(gemm.segment_length);
     gather_rows(work.kernels, s, patches, blocks, block, work.p.x, item.pixel, item.pixels, work.gathered,
                 gemm.a_pixel);
     gemm.b = work.weights(item) + blocks.begin(block) * kPanel;
@@ -190,7 +195,7 @@ void compute_panels(const Work<T>& work, const Item& item) {
       const int64_t first = all * step / steps * kPanel, last = all * (step + 1) / steps * kPanel;
       gemm.count = std::min(item.pixels, last) - first;
       gather_panels(work.kernels, s, patches, blocks, block, work.p.x, item.pixel + first, gemm.count,
-                    work.gathered);
+                    work.inside, work.gathered);
       gemm.c = c + first;
       work.kernels.pixel_gemm(gemm);
     }
@@ -233,12 +238,13 @@ template <class T>
 void column_sparse_conv2d(const ColumnSparseConv2dParams<T>& p) {
   const Primitives<T>& kernels = primitives<T>();
   const Plan plan = make_plan<T>(p.shape, p.kept.count, p.threads);
-  const Work<T> shared{kernels, p, plan, nullptr, nullptr};
+  const Work<T> shared{kernels, p, plan, nullptr, nullptr, nullptr};
   for (int64_t g = 0; g < p.shape.groups; ++g)
     shared.patches(g).fill(p.shape, p.kept.index + g * p.kept.count, g, plan.blocks, kernels.window);
   parallel(p.threads, [&](const Worker& me) {
     T* const gathered = p.scratch + plan.tables_size + me.index * plan.worker_size();
-    run<T>({kernels, p, plan, gathered, gathered + plan.gathered_size}, me);
+    T* const inside = gathered + plan.gathered_size;
+    run<T>({kernels, p, plan, gathered, reinterpret_cast<uint32_t*>(inside), inside + plan.inside_size}, me);
   });
 }
 

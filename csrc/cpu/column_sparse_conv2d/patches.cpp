@@ -8,17 +8,6 @@ namespace {
 
 bool is_whole(const TapRange& range, int64_t kernel) { return range.begin == 0 && range.end == kernel; }
 
-// Calls `visit(i, j, from, until)` for each tap with columns in [begin, end), which are [from, until).
-template <class Visit>
-void for_taps(const Conv2dShape& s, const Patches& patches, int64_t begin, int64_t end, const Visit& visit) {
-  for (int64_t i = 0, tap = 0; i < s.kernel_height; ++i) {
-    for (int64_t j = 0; j < s.kernel_width; ++j, ++tap) {
-      const int64_t from = std::max(begin, patches.begin[tap]), until = std::min(end, patches.begin[tap + 1]);
-      if (from < until) visit(i, j, from, until);
-    }
-  }
-}
-
 // The columns [begin, end) of one pixel's patch that lie inside the image.
 template <class T>
 void copy_inside(const Conv2dShape& s, const Patches& patches, int64_t begin, int64_t end,
@@ -47,30 +36,39 @@ void clear_outside(const Conv2dShape& s, const Patches& patches, int64_t begin, 
   clear(rows.end * s.kernel_width, s.kernel_height * s.kernel_width);
 }
 
-// The pixels of a panel that lie in one output row.
+// Pixels of a panel, from `lane` on, that lie in one output row.
 struct Run {
-  int64_t lane, lanes, top, left, base;
+  int64_t lane, lanes, top, left;
 };
 
-// The lanes of a run whose tap (i, j) is inside the image, as bits.
-uint32_t lanes_inside(const Conv2dShape& s, const Run& run, int64_t i, int64_t j) {
-  const int64_t row = run.top + i * s.dilation_height, column = run.left + j * s.dilation_width;
-  if (row < 0 || row >= s.in_height || column >= s.in_width) return 0;
-  const int64_t stride = s.stride_width, room = s.in_width - column + stride - 1;
-  int64_t begin = 0, end = room;
-  if (column < 0) begin = stride == 1 ? -column : (stride - 1 - column) / stride;
-  if (stride != 1) end = room / stride;
+uint32_t bits(int64_t first, int64_t count) { return ((1u << count) - 1) << first; }
+
+// The lanes of a run whose tap column j is inside the image.
+uint32_t lanes_inside(const Conv2dShape& s, const Run& run, int64_t j) {
+  const int64_t column = run.left + j * s.dilation_width, stride = s.stride_width;
+  if (column >= s.in_width) return 0;
+  int64_t begin = column < 0 ? -column : 0, end = s.in_width - column;
+  if (stride != 1) {
+    begin = (begin + stride - 1) / stride;
+    end = (end + stride - 1) / stride;
+  }
   end = std::min(end, run.lanes);
-  if (begin >= end) return 0;
-  return ((1u << (end - begin)) - 1) << (begin + run.lane);
+  return begin < end ? bits(run.lane + begin, end - begin) : 0;
+}
+
+// Adds a run to the lanes that are inside the image, tap row by tap row and tap column by tap column.
+void add_inside(const Conv2dShape& s, const Run& run, uint32_t* rows, uint32_t* columns) {
+  const TapRange range = taps_inside(run.top, s.in_height, s.kernel_height, s.dilation_height);
+  for (int64_t i = range.begin; i < range.end; ++i) rows[i] |= bits(run.lane, run.lanes);
+  for (int64_t j = 0; j < s.kernel_width; ++j) columns[j] |= lanes_inside(s, run, j);
 }
 
 }  // namespace
 
 int64_t Patches::words(const Conv2dShape& s, const Blocks& blocks, int64_t window) {
-  const int64_t windows = s.channels_last ? blocks.count + 1 + 2 * blocks.kept + 1 : 0;
-  const int64_t lanes = s.channels_last ? (blocks.kept * window + 1) / 2 : 0;
-  return s.kernel_height * s.kernel_width + 1 + 2 * blocks.kept + windows + lanes;
+  // For windows: a begin for each block, a begin for each vector, an offset and lanes for each window.
+  const int64_t kept = blocks.kept, windows = 2 * (blocks.count + 1) + 2 * kept + (kept * window + 1) / 2;
+  return s.kernel_height * s.kernel_width + 1 + 2 * kept + (s.channels_last ? windows : 0);
 }
 
 Patches::Patches(int64_t* memory, const Conv2dShape& s, const Blocks& blocks, int64_t window) {
@@ -80,13 +78,13 @@ Patches::Patches(int64_t* memory, const Conv2dShape& s, const Blocks& blocks, in
   const int64_t run = s.in_channels * (s.dilation_width == 1 ? s.kernel_width : 1);
   if (!s.channels_last || run < window) {
     windows = {};
-    window_begin = nullptr;
+    vector_begin = nullptr;
     return;
   }
-  window_begin = column + blocks.kept;
-  int64_t* const offsets = window_begin + blocks.count + 1;
-  int64_t* const first = offsets + blocks.kept;
-  windows = {offsets, first, reinterpret_cast<int32_t*>(first + blocks.kept + 1)};
+  vector_begin = column + blocks.kept;
+  int64_t* const vectors = vector_begin + blocks.count + 1;
+  int64_t* const offsets = vectors + blocks.kept + blocks.count + 1;
+  windows = {vectors, offsets, reinterpret_cast<int32_t*>(offsets + blocks.kept)};
 }
 
 void Patches::fill(const Conv2dShape& s, const int32_t* columns, int64_t group, const Blocks& blocks,
@@ -100,34 +98,34 @@ void Patches::fill(const Conv2dShape& s, const int32_t* columns, int64_t group, 
                  offset[k] = i * s.dilation_height * steps.row + j * s.dilation_width * steps.column +
                              (group * group_channels + channel) * steps.channel;
                });
-  if (!window_begin) return;
+  if (!vector_begin) return;
 
   // A window never reaches beyond the taps that lie side by side in memory: what is there may be outside x.
-  const bool whole_rows = s.dilation_width == 1;
-  const int64_t runs = s.kernel_height * (whole_rows ? 1 : s.kernel_width),
-                taps = whole_rows ? s.kernel_width : 1;
+  const int64_t taps = s.dilation_width == 1 ? s.kernel_width : 1;
+  auto* const vectors = const_cast<int64_t*>(windows.vector);
   auto* const offsets = const_cast<int64_t*>(windows.offset);
-  auto* const first = const_cast<int64_t*>(windows.first);
   auto* const lanes = const_cast<int32_t*>(windows.lanes);
-  int64_t count = 0, block = 0;
-  window_begin[0] = 0;
-  for (int64_t r = 0; r < runs; ++r) {
-    const int64_t i = whole_rows ? r : r / s.kernel_width, j = whole_rows ? 0 : r % s.kernel_width;
-    const int64_t run_end =
-        i * s.dilation_height * steps.row + j * s.dilation_width * steps.column + taps * s.in_channels;
-    for (int64_t k = begin[r * taps]; k < begin[(r + 1) * taps]; ++count) {
-      for (; k >= blocks.end(block); ++block) window_begin[block + 1] = count;
-      const int64_t end = std::min(begin[(r + 1) * taps], blocks.end(block));
-      offsets[count] = std::min(offset[k], run_end - window);
-      first[count] = k;
-      int32_t* const lane = lanes + count * window;
-      std::fill_n(lane, window, 0);
-      for (const int64_t start = k; k < end && offset[k] < offsets[count] + window; ++k)
-        lane[k - start] = static_cast<int32_t>(offset[k] - offsets[count]);
+  int64_t vector = 0, count = 0, tap = 0;
+  vector_begin[0] = 0;
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    for (int64_t k = blocks.begin(block); k < blocks.end(block);) {
+      const int64_t first = k, end = std::min(k + window, blocks.end(block));
+      vectors[vector++] = count;
+      for (; k < end; ++count) {
+        while (k >= begin[tap + taps]) tap += taps;
+        const int64_t row = tap / s.kernel_width * s.dilation_height * steps.row;
+        const int64_t run = row + tap % s.kernel_width * s.dilation_width * steps.column;
+        offsets[count] = std::min(offset[k], run + taps * s.in_channels - window);
+        int32_t* const lane = lanes + count * window;
+        for (int64_t i = 0; i < window; ++i) lane[i] = static_cast<int32_t>(i);
+        const int64_t until = std::min(end, begin[tap + taps]);
+        for (; k < until && offset[k] < offsets[count] + window; ++k)
+          lane[k - first] = static_cast<int32_t>(window + offset[k] - offsets[count]);
+      }
     }
+    vector_begin[block + 1] = vector;
   }
-  for (; block < blocks.count; ++block) window_begin[block + 1] = count;
-  first[count] = blocks.kept;
+  vectors[vector] = count;
 }
 
 template <class T>
@@ -144,10 +142,10 @@ void gather_rows(const Primitives<T>& kernels, const Conv2dShape& s, const Patch
     const int64_t count = std::min(pixels, s.out_width - pixel.column), base = pixel.base(s, steps);
     const TapRange rows = taps_inside(pixel.top(s), s.in_height, s.kernel_height, s.dilation_height);
     // Windows may read what lies around an image, as long as it is memory of x.
-    const bool by_windows = patches.window_begin && base >= 0 && base + (count - 1) * step + extent <= size;
+    const bool by_windows = patches.vector_begin && base >= 0 && base + (count - 1) * step + extent <= size;
     if (by_windows)
-      kernels.gather_windows(x + base, step, count, patches.windows, patches.window_begin[block],
-                             patches.window_begin[block + 1], to, pitch);
+      kernels.gather_windows(x + base, step, count, patches.windows, patches.vector_begin[block],
+                             patches.vector_begin[block + 1], to, pitch);
     for (int64_t i = 0; i < count; ++i, to += pitch) {
       const int64_t left = pixel.left(s) + i * s.stride_width;
       const bool whole = is_whole(rows, s.kernel_height) && left >= 0 &&
@@ -164,43 +162,45 @@ void gather_rows(const Primitives<T>& kernels, const Conv2dShape& s, const Patch
 
 template <class T>
 void gather_panels(const Primitives<T>& kernels, const Conv2dShape& s, const Patches& patches,
-                   const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to) {
+                   const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels,
+                   uint32_t* inside, T* to) {
   const ImageSteps steps = steps_of(s);
-  const int64_t begin = blocks.begin(block), end = blocks.end(block);
+  uint32_t* const rows = inside;
+  uint32_t* const columns = rows + s.kernel_height;
+  int64_t base[kPanel];
+  uint32_t lanes[kPanel];
+  GatherPixels<T> gather{x,
+                         base,
+                         lanes,
+                         0,
+                         s.stride_width,
+                         rows,
+                         columns,
+                         s.kernel_height,
+                         s.kernel_width,
+                         patches.begin,
+                         patches.offset,
+                         blocks.begin(block),
+                         blocks.end(block),
+                         to};
   OutputPixel pixel(s, first);
-  for (; pixels > 0; pixels -= kPanel, to += (end - begin) * kPanel) {
-    Run runs[kPanel];
-    int64_t count = 0;
+  for (; pixels > 0; pixels -= kPanel, gather.to += (gather.last - gather.first) * kPanel) {
+    std::fill_n(inside, s.kernel_height + s.kernel_width, 0u);
+    gather.runs = 0;
     for (int64_t lane = 0; lane < std::min(kPanel, pixels);) {
-      const int64_t lanes = std::min({kPanel - lane, pixels - lane, s.out_width - pixel.column});
-      const int64_t base = pixel.base(s, steps) - lane * s.stride_width;
-      runs[count++] = {lane, lanes, pixel.top(s), pixel.left(s), base};
-      pixel.advance(s, lanes);
-      lane += lanes;
-    }
-    int64_t bases[kPanel];
-    uint32_t inside[kPanel];
-    GatherPixels<T> gather{x, bases, inside, 0, s.stride_width, nullptr, 0, nullptr};
-    const auto copy = [&](int64_t i, int64_t j, int64_t from, int64_t until) {
-      gather.runs = 0;
-      for (int64_t r = 0; r < count; ++r) {
-        bases[gather.runs] = runs[r].base;
-        inside[gather.runs] = lanes_inside(s, runs[r], i, j);
-        gather.runs += inside[gather.runs] != 0;
+      const int64_t count = std::min({kPanel - lane, pixels - lane, s.out_width - pixel.column});
+      const int64_t of_lane_0 = pixel.base(s, steps) - lane * s.stride_width;
+      // Rows that follow one another in memory are one.
+      if (gather.runs == 0 || base[gather.runs - 1] != of_lane_0) {
+        base[gather.runs] = of_lane_0;
+        lanes[gather.runs++] = 0;
       }
-      gather.offset = patches.offset + from;
-      gather.count = until - from;
-      gather.to = to + (from - begin) * kPanel;
-      if (gather.runs > 0) return kernels.gather_pixels(gather);
-      std::fill_n(gather.to, gather.count * kPanel, T(0));
-    };
-    constexpr uint32_t kAll = (1u << kPanel) - 1;
-    if (lanes_inside(s, runs[0], 0, 0) == kAll &&
-        lanes_inside(s, runs[0], s.kernel_height - 1, s.kernel_width - 1) == kAll) {
-      if (end > begin) copy(0, 0, begin, end);
-    } else {
-      for_taps(s, patches, begin, end, copy);
+      lanes[gather.runs - 1] |= bits(lane, count);
+      add_inside(s, {lane, count, pixel.top(s), pixel.left(s)}, rows, columns);
+      pixel.advance(s, count);
+      lane += count;
     }
+    kernels.gather_pixels(gather);
   }
 }
 
@@ -209,8 +209,8 @@ template void gather_rows(const Primitives<float>&, const Conv2dShape&, const Pa
 template void gather_rows(const Primitives<double>&, const Conv2dShape&, const Patches&, const Blocks&,
                           int64_t, const double*, int64_t, int64_t, double*, int64_t);
 template void gather_panels(const Primitives<float>&, const Conv2dShape&, const Patches&, const Blocks&,
-                            int64_t, const float*, int64_t, int64_t, float*);
+                            int64_t, const float*, int64_t, int64_t, uint32_t*, float*);
 template void gather_panels(const Primitives<double>&, const Conv2dShape&, const Patches&, const Blocks&,
-                            int64_t, const double*, int64_t, int64_t, double*);
+                            int64_t, const double*, int64_t, int64_t, uint32_t*, double*);
 
 }  // namespace cnnkern

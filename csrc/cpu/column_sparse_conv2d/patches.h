@@ -23,7 +23,7 @@ struct Patches {
 
   // Channels last: the same for several values at a time, where a row of taps, or one tap, is long enough.
   GatherWindows windows;
-  int64_t* window_begin;  // (blocks + 1); null where there are no windows
+  int64_t* vector_begin;  // (blocks + 1): the vectors of each block; null where there are no windows
 
   // The words of memory that a table takes.
   static int64_t words(const Conv2dShape& s, const Blocks& blocks, int64_t window);
@@ -61,15 +61,17 @@ struct OutputPixel {
 };
 
 // One row for each of `pixels` output pixels from `first` on, counted through all images: a block of its
-// patch, zeros outside the image. Of the rows, `pitch` apart, up to kPanel elements more are written.
+// patch, zeros outside the image. Rows are `pitch` apart, a multiple of kPanel, and may be written in full.
 template <class T>
 void gather_rows(const Primitives<T>& kernels, const Conv2dShape& s, const Patches& patches,
                  const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to,
                  int64_t pitch);
 
-// The same pixels as panels, (panels(pixels), k, kPanel), from a channel-first image.
+// The same pixels as panels, (panels(pixels), k, kPanel), from a channel-first image. `inside` is scratch,
+// (kernel_height + kernel_width).
 template <class T>
 void gather_panels(const Primitives<T>& kernels, const Conv2dShape& s, const Patches& patches,
-                   const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels, T* to);
+                   const Blocks& blocks, int64_t block, const T* x, int64_t first, int64_t pixels,
+                   uint32_t* inside, T* to);
 
 }  // namespace cnnkern

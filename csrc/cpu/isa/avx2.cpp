@@ -28,8 +28,11 @@ struct Vec {
   static INLINE Lanes lanes(const int32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
-  // Lane i of the result is v[lanes[i]].
-  static INLINE Reg pick(Reg v, Lanes lanes) { return _mm256_permutevar8x32_ps(v, lanes); }
+  // See GatherWindows.
+  static INLINE Reg merge(Reg values, Reg window, Lanes lanes) {
+    const __m256 of_window = _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 28));  // the sign is the bit of 8
+    return _mm256_blendv_ps(values, _mm256_permutevar8x32_ps(window, lanes), of_window);
+  }
   static INLINE __m256i where(uint32_t bits) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
@@ -38,10 +41,16 @@ struct Vec {
     const __m256i mask = where(bits);
     return _mm256_blendv_ps(other, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
   }
-  static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
-    const __m256i index = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                             _mm256_set1_epi32(static_cast<int>(step)));
-    return _mm256_mask_i32gather_ps(other, p, index, _mm256_castsi256_ps(where(bits)), sizeof(T));
+  // Lane i from p[2 * i].
+  static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+    const __m256i mask = where(bits), zero = _mm256_setzero_si256();
+    // The mask's lanes, each followed by one that is not wanted.
+    const __m256i spread = _mm256_permute4x64_epi64(mask, 0xD8);
+    const __m256 low = _mm256_maskload_ps(p, _mm256_unpacklo_epi32(spread, zero)),
+                 high = _mm256_maskload_ps(p + kLanes, _mm256_unpackhi_epi32(spread, zero));
+    const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
+    return _mm256_blendv_ps(other, _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xD8)),
+                            _mm256_castsi256_ps(mask));
   }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm256_max_ps(b, a); }

@@ -27,8 +27,10 @@ struct Vec {
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   using Lanes = __m512i;
   static INLINE Lanes lanes(const int32_t* p) { return _mm512_loadu_si512(p); }
-  // Lane i of the result is v[lanes[i]].
-  static INLINE Reg pick(Reg v, Lanes lanes) { return _mm512_permutexvar_ps(lanes, v); }
+  // See GatherWindows.
+  static INLINE Reg merge(Reg values, Reg window, Lanes lanes) {
+    return _mm512_permutex2var_ps(values, lanes, window);
+  }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(b, a); }
   static INLINE void store(T* p, Reg v) { _mm512_storeu_ps(p, v); }
@@ -43,10 +45,11 @@ struct Vec {
     store(all, v);
     for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i] = all[i];
   }
-  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
-    return gather_where(other, p, 1, bits);
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) { return load_every(other, p, 1, bits); }
+  static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+    return load_every(other, p, 2, bits);
   }
-  static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
+  static INLINE Reg load_every(Reg other, const T* p, int64_t step, uint32_t bits) {
     T all[kLanes];
     store(all, other);
     for (int64_t i = 0; i < kLanes; ++i) {
@@ -58,10 +61,19 @@ struct Vec {
   static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
     return _mm512_mask_loadu_ps(other, static_cast<__mmask16>(bits), p);
   }
-  static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i index = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(step)));
-    return _mm512_mask_i32gather_ps(other, static_cast<__mmask16>(bits), index, p, sizeof(T));
+  // Lane i from p[2 * i].
+  static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512 low = _mm512_maskz_loadu_ps(spread(bits), p),
+                 high = _mm512_maskz_loadu_ps(spread(bits >> 8), p + kLanes);
+    return _mm512_mask_mov_ps(other, static_cast<__mmask16>(bits), _mm512_permutex2var_ps(low, even, high));
+  }
+  // Bit i of the low 8 becomes bit 2 * i.
+  static INLINE __mmask16 spread(uint32_t bits) {
+    bits &= 0xFF;
+    bits = (bits | bits << 4) & 0x0F0F;
+    bits = (bits | bits << 2) & 0x3333;
+    return static_cast<__mmask16>((bits | bits << 1) & 0x5555);
   }
   static INLINE __mmask16 mask(int64_t lanes) {
     return static_cast<__mmask16>(lanes < kLanes ? (1u << lanes) - 1 : 0xFFFFu);

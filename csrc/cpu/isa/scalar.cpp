@@ -24,16 +24,20 @@ struct Loops {
     }
     using Lanes = const int32_t*;
     static INLINE Lanes lanes(const int32_t* p) { return p; }
-    // Lane i of the result is v[lanes[i]].
-    static INLINE Reg pick(Reg v, Lanes lanes) {
-      Reg picked = zero();
-      for (int64_t i = 0; i < kLanes; ++i) picked[i] = v[lanes[i]];
-      return picked;
+    // See GatherWindows.
+    static INLINE Reg merge(Reg values, Reg window, Lanes lanes) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (lanes[i] >= kLanes) values[i] = window[lanes[i] - kLanes];
+      }
+      return values;
     }
     static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
-      return gather_where(other, p, 1, bits);
+      return load_every(other, p, 1, bits);
     }
-    static INLINE Reg gather_where(Reg other, const T* p, int64_t step, uint32_t bits) {
+    static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+      return load_every(other, p, 2, bits);
+    }
+    static INLINE Reg load_every(Reg other, const T* p, int64_t step, uint32_t bits) {
       for (int64_t i = 0; i < kLanes; ++i) {
         if (bits >> i & 1) other[i] = p[i * step];
       }
