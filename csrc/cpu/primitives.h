@@ -140,6 +140,8 @@ struct Primitives {
   double (*fma_loop)(int64_t iterations);
   void (*gather_pixels)(const GatherPixels<T>&);
   void (*pixel_gemm)(const PixelGemm<T>&);
+  // As gemm, for segments of length 1, one plane, and no ReLU: reads A through a table of offsets.
+  void (*gemm_by_offset)(const Gemm<T>&);
   // to[pixel] = the vectors [first, last) of the patch at from[pixel].
   void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
                          int64_t first, int64_t last, T* to, int64_t to_pixel);

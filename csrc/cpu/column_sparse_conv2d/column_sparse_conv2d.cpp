@@ -6,8 +6,9 @@
 // enough that what was gathered stays in cache while all the weights meet it.
 //
 // Where the image is channels last, a row of the product is a pixel and its columns are output channels.
-// Where it is channel first, columns are pixels: adjacent pixels of a channel are adjacent in memory, and
-// what is computed is y as it will lie. Only where pixels are too few to fill vectors, it is rows of pixels
+// Where the patches of a tile fit into level 1 they are not even gathered, but for those at the image's
+// border. Where the image is channel first, columns are pixels: adjacent pixels of a channel are adjacent in
+// memory, and what is computed is y as it will lie. Only where pixels are too few to fill vectors, it is rows
 // again.
 #include "cpu/column_sparse_conv2d/column_sparse_conv2d.h"
 
@@ -20,17 +21,26 @@
 namespace cnnkern {
 namespace {
 
-constexpr int64_t kRowDepth = 256;     // of a gathered block of rows, which stays in level 2
-constexpr int64_t kPanelDepth = 192;   // of a gathered block of panels, which stays in level 1
-constexpr int64_t kPanelsAtOnce = 3;   // of pixels that meet all weights
-constexpr int64_t kRowPixels = 384;    // of a band
-constexpr int64_t kPanelPixels = 480;  // of a band
-constexpr int64_t kGatherCost = 48;    // of a value in a row, in multiply-adds
+constexpr int64_t kRowDepth = 256;        // of a gathered block of rows, which stays in level 2
+constexpr int64_t kPanelDepth = 192;      // of a gathered block of panels, which stays in level 1
+constexpr int64_t kPanelsAtOnce = 3;      // of pixels that meet all weights
+constexpr int64_t kRowPixels = 384;       // of a band
+constexpr int64_t kPanelPixels = 480;     // of a band
+constexpr int64_t kGatherCost = 48;       // of a value in a row, in multiply-adds
+constexpr int64_t kNearBytes = 40 << 10;  // of the patches of a tile, which level 1 holds beside weights
+
+// How the patches become an operand of the product.
+enum class Way {
+  rows,     // gathered, a row for each pixel
+  panels,   // gathered, a column for each pixel
+  offsets,  // not at all where they are inside the image: the product reads them through a table of offsets
+};
 
 struct Plan {
-  bool by_panels;         // columns of the product are pixels
+  Way way;
   int64_t spans;          // ranges of pixels that bands do not cross: one, or the images
   int64_t span;           // pixels of one
+  int64_t unit;           // pixels that bands are a multiple of
   int64_t bands;          // of a span
   int64_t pixels;         // of a band, at most
   int64_t splits;         // of a group's output channels
@@ -39,6 +49,7 @@ struct Plan {
   // Elements that the workers share, and of one worker's scratch, in this order.
   int64_t table_words, tables_size, gathered_size, inside_size, tile_size;
   int64_t worker_size() const { return gathered_size + inside_size + tile_size; }
+  int64_t units() const { return (span + unit - 1) / unit; }
 };
 
 // From one gathered row to the next: an odd number of cache lines, which do not fall into the same sets.
@@ -49,10 +60,20 @@ bool fills_panels(int64_t pixels, int64_t group_columns) {
   return (panels(pixels) * kPanel - pixels) * group_columns < pixels * kGatherCost;
 }
 
+// Whether reading a tile's patches again, for the next output channels, costs less than gathering them.
+template <class T>
+bool has_near_patches(const Conv2dShape& s) {
+  const int64_t tile = primitives<T>().tile_pixels;
+  const int64_t columns = (tile - 1) * s.stride_width + (s.kernel_width - 1) * s.dilation_width + 1;
+  const int64_t values = s.kernel_height * columns * (s.in_channels / s.groups);
+  return s.out_width >= tile && values * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
+}
+
 // How many pixels make a band, and how the threads share them.
 void choose_bands(Plan& plan, const Conv2dShape& s, int64_t kept, int64_t threads) {
-  const int64_t unit = plan.by_panels ? kPanel : 1, units = (plan.span + unit - 1) / unit;
-  const int64_t most_pixels = plan.by_panels ? kPanelPixels : kRowPixels;
+  plan.unit = plan.way == Way::panels ? kPanel : plan.way == Way::offsets ? s.out_width : 1;
+  const int64_t units = plan.units();
+  const int64_t most_pixels = std::max(plan.unit, plan.way == Way::panels ? kPanelPixels : kRowPixels);
   plan.bands = (plan.span + most_pixels - 1) / most_pixels;
   plan.splits = 1;
   const int64_t bands = plan.spans * plan.bands;
@@ -67,7 +88,7 @@ void choose_bands(Plan& plan, const Conv2dShape& s, int64_t kept, int64_t thread
       plan.splits = std::min(most, (threads + plan.spans * plan.bands - 1) / (plan.spans * plan.bands));
     }
   }
-  plan.pixels = (units + plan.bands - 1) / plan.bands * unit;
+  plan.pixels = (units + plan.bands - 1) / plan.bands * plan.unit;
 }
 
 template <class T>
@@ -78,19 +99,22 @@ Plan make_plan(const Conv2dShape& s, int64_t kept, int64_t threads) {
   const bool by_image = !s.channels_last && area >= kPanelPixels;
   plan.spans = by_image ? s.batch : 1;
   plan.span = by_image ? area : s.batch * area;
-  plan.by_panels = !s.channels_last && fills_panels(plan.span, plan.group_columns);
+  plan.way = Way::rows;
+  if (!s.channels_last && fills_panels(plan.span, plan.group_columns)) plan.way = Way::panels;
+  if (s.channels_last && has_near_patches<T>(s)) plan.way = Way::offsets;
+  const bool by_panels = plan.way == Way::panels;
   choose_bands(plan, s, kept, threads);
 
-  const int64_t most = plan.by_panels ? kPanelDepth : kRowDepth;
+  const int64_t most = by_panels ? kPanelDepth : kRowDepth;
   plan.blocks = {kept, std::max<int64_t>(1, (kept + most - 1) / most)};
   const int64_t depth = (kept + plan.blocks.count - 1) / plan.blocks.count;
   plan.table_words = Patches::words(s, plan.blocks, primitives<T>().window);
   plan.tables_size =
       round_up(s.groups * plan.table_words * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
-  plan.gathered_size = plan.by_panels ? kPanelsAtOnce * kPanel * depth : plan.pixels * row_pitch(depth);
+  plan.gathered_size = by_panels ? kPanelsAtOnce * kPanel * depth : plan.pixels * row_pitch(depth);
   plan.gathered_size = round_up(plan.gathered_size, kPanel);
-  plan.inside_size = plan.by_panels ? round_up(s.kernel_height + s.kernel_width, kPanel) : 0;
-  const bool has_tile = !s.channels_last && !(plan.by_panels && (by_image || s.batch == 1));
+  plan.inside_size = by_panels ? round_up(s.kernel_height + s.kernel_width, kPanel) : 0;
+  const bool has_tile = !s.channels_last && !(by_panels && (by_image || s.batch == 1));
   plan.tile_size = has_tile ? round_up(plan.pixels, kPanel) * round_up(plan.group_columns, kPanel) : 0;
   return plan;
 }
@@ -136,25 +160,33 @@ void for_images(const Work<T>& work, const Item& item, const Write& write) {
   }
 }
 
+// What products of rows have in common, whatever their first operand.
 template <class T>
-void compute_rows(const Work<T>& work, const Item& item) {
+Gemm<T> gemm_of(const Work<T>& work, const Item& item) {
   const Conv2dShape& s = work.p.shape;
-  const Patches patches = work.patches(item.group);
-  const Blocks& blocks = work.plan.blocks;
-  const int64_t start = 0;
   Gemm<T> gemm{};
-  gemm.a = work.gathered;
-  gemm.pixels = item.pixels;
   gemm.lines = 1;
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
-  gemm.b_panel = blocks.kept * kPanel;
+  gemm.b_panel = work.plan.blocks.kept * kPanel;
   gemm.b_step = kPanel;
   gemm.c = s.channels_last ? work.p.y + item.pixel * s.out_channels + work.channel(item) : work.tile;
   gemm.c_pixel = s.channels_last ? s.out_channels : round_up(item.columns, kPanel);
   gemm.c_panel = kPanel;
   gemm.columns = item.columns;
   gemm.bias = work.bias(item);
+  return gemm;
+}
+
+template <class T>
+void compute_rows(const Work<T>& work, const Item& item) {
+  const Conv2dShape& s = work.p.shape;
+  const Patches patches = work.patches(item.group);
+  const Blocks& blocks = work.plan.blocks;
+  const int64_t start = 0;
+  Gemm<T> gemm = gemm_of(work, item);
+  gemm.a = work.gathered;
+  gemm.pixels = item.pixels;
+  gemm.segment_offset = &start;
+  gemm.segments = 1;
   for (int64_t block = 0; block < blocks.count; ++block) {
     gemm.segment_length = blocks.end(block) - blocks.begin(block);
     gemm.a_pixel = row_pitch(gemm.segment_length);
@@ -169,6 +201,82 @@ void compute_rows(const Work<T>& work, const Item& item) {
     work.kernels.transpose(work.tile + at * gemm.c_pixel, gemm.c_pixel, count, item.columns, to,
                            s.out_height * s.out_width);
   });
+}
+
+// The pixels of output column `column` in the item's rows, of which `item` has those of the first row.
+template <class T>
+void compute_column(const Work<T>& work, const Item& item, int64_t column) {
+  const Conv2dShape& s = work.p.shape;
+  const Patches patches = work.patches(item.group);
+  const Blocks& blocks = work.plan.blocks;
+  const int64_t start = 0;
+  Gemm<T> gemm = gemm_of(work, item);
+  gemm.a = work.gathered;
+  gemm.pixels = item.pixels / s.out_width;
+  gemm.segment_offset = &start;
+  gemm.segments = 1;
+  gemm.c += column * s.out_channels;
+  gemm.c_pixel = s.out_width * s.out_channels;
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    gemm.segment_length = blocks.end(block) - blocks.begin(block);
+    gemm.a_pixel = row_pitch(gemm.segment_length);
+    for (int64_t row = 0; row < gemm.pixels; ++row)
+      gather_rows(work.kernels, s, patches, blocks, block, work.p.x, item.pixel + row * s.out_width + column,
+                  1, work.gathered + row * gemm.a_pixel, gemm.a_pixel);
+    gemm.b = work.weights(item) + blocks.begin(block) * kPanel;
+    gemm.accumulate = block > 0;
+    work.kernels.gemm(gemm);
+  }
+}
+
+// Whole output rows of one image, all taps of which are inside it but for those of the first and last
+// columns.
+template <class T>
+void compute_inside(const Work<T>& work, const Item& item, const Interior& columns) {
+  const Conv2dShape& s = work.p.shape;
+  const ImageSteps steps = steps_of(s);
+  const Patches patches = work.patches(item.group);
+  const Blocks& blocks = work.plan.blocks;
+  Gemm<T> gemm = gemm_of(work, item);
+  gemm.a = work.p.x + OutputPixel(s, item.pixel + columns.begin).base(s, steps);
+  gemm.a_pixel = s.stride_width * steps.column;
+  gemm.a_line = s.stride_height * steps.row;
+  gemm.pixels = columns.end - columns.begin;
+  gemm.lines = item.pixels / s.out_width;
+  gemm.segment_length = 1;
+  gemm.c += columns.begin * s.out_channels;
+  gemm.c_line = s.out_width * s.out_channels;
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    gemm.segment_offset = patches.offset + blocks.begin(block);
+    gemm.segments = blocks.end(block) - blocks.begin(block);
+    gemm.b = work.weights(item) + blocks.begin(block) * kPanel;
+    gemm.accumulate = block > 0;
+    work.kernels.gemm_by_offset(gemm);
+  }
+  for (int64_t column = 0; column < columns.begin; ++column) compute_column(work, item, column);
+  for (int64_t column = columns.end; column < s.out_width; ++column) compute_column(work, item, column);
+}
+
+template <class T>
+void compute_offsets(const Work<T>& work, const Item& item) {
+  const Conv2dShape& s = work.p.shape;
+  const Interior columns =
+      interior(s.in_width, s.out_width, s.kernel_width, s.stride_width, s.pad_width, s.dilation_width);
+  const Interior rows =
+      interior(s.in_height, s.out_height, s.kernel_height, s.stride_height, s.pad_height, s.dilation_height);
+  const int64_t last = (item.pixel + item.pixels) / s.out_width;
+  for (int64_t row = item.pixel / s.out_width; row < last;) {
+    // Rows of one image that are alike: inside, or before, or after.
+    const int64_t image = row / s.out_height * s.out_height, within = row - image;
+    const bool inside = within >= rows.begin && within < rows.end && columns.begin < columns.end;
+    const int64_t until = within < rows.begin ? rows.begin : within < rows.end ? rows.end : s.out_height;
+    const int64_t end = std::min(last, image + until);
+    Item part = item;
+    part.pixel = row * s.out_width;
+    part.pixels = (end - row) * s.out_width;
+    inside ? compute_inside(work, part, columns) : compute_rows(work, part);
+    row = end;
+  }
 }
 
 template <class T>
@@ -210,7 +318,7 @@ void compute_panels(const Work<T>& work, const Item& item) {
 template <class T>
 void run(const Work<T>& work, const Worker& me) {
   const Plan& plan = work.plan;
-  const int64_t unit = plan.by_panels ? kPanel : 1, units = (plan.span + unit - 1) / unit;
+  const int64_t unit = plan.unit, units = plan.units();
   const int64_t bands = plan.spans * plan.bands, most = panels(plan.group_columns);
   const auto [begin, end] = me.share(bands * plan.splits);
   for (int64_t i = begin; i < end; ++i) {
@@ -221,7 +329,9 @@ void run(const Work<T>& work, const Worker& me) {
     const int64_t column_end = std::min(plan.group_columns, most * (split + 1) / plan.splits * kPanel);
     for (int64_t group = 0; group < work.p.shape.groups; ++group) {
       const Item item{span * plan.span + first, last - first, group, column, column_end - column};
-      plan.by_panels ? compute_panels(work, item) : compute_rows(work, item);
+      if (plan.way == Way::panels) compute_panels(work, item);
+      if (plan.way == Way::offsets) compute_offsets(work, item);
+      if (plan.way == Way::rows) compute_rows(work, item);
     }
   }
 }

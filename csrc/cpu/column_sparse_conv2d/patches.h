@@ -1,5 +1,6 @@
 // Where the kept values of the patches lie, and how those of many pixels become an operand of a product.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "cpu/column_sparse_conv2d/columns.h"
@@ -59,6 +60,18 @@ struct OutputPixel {
     return image * s.in_channels * s.in_height * s.in_width + top(s) * steps.row + left(s) * steps.column;
   }
 };
+
+// The output positions along one axis whose taps are all inside an image.
+struct Interior {
+  int64_t begin, end;
+};
+
+inline Interior interior(int64_t size, int64_t out_size, int64_t kernel, int64_t stride, int64_t pad,
+                         int64_t dilation) {
+  const int64_t begin = std::min(out_size, (pad + stride - 1) / stride);
+  const int64_t room = size - 1 - (kernel - 1) * dilation + pad;
+  return {begin, std::clamp(room < 0 ? 0 : room / stride + 1, begin, out_size)};
+}
 
 // One row for each of `pixels` output pixels from `first` on, counted through all images: a block of its
 // patch, zeros outside the image. Rows are `pitch` apart, a multiple of kPanel, and may be written in full.
