@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from examples.datasets import Split
 from examples.fitting import fit_layers
 from examples.measuring import Time, best_times, check_layer, layer_inputs
 from examples.networks import SqueezeNet
+from examples.recipes import RECIPES
 from examples.replacing import approximation_error, parameter_count, replaced, stock_form
 from examples.training import evaluate
 
@@ -27,8 +29,10 @@ SQUEEZENET_BATCHES = (1, 16)
 SQUEEZENET_SAVINGS = (8, 4, 2)
 WHOLE = "whole network"
 
-Step = Callable[[str], AbstractContextManager]
-"""Opens one step of the demo, which its progress bar names while it lasts."""
+Step = Callable[..., AbstractContextManager[Callable[[float], None]]]
+"""(name, units=1) opens a step of the demo: its progress bar names it, and counts it ``units`` times.
+
+It gives what moves the bar on by a share of the step while it lasts."""
 
 
 @dataclass
@@ -37,7 +41,8 @@ class Row:
 
     ``label`` says the rank, or what it was chosen by where layers differ; the whole network has no ``rank``.
     ``error`` is relative (Frobenius), ``accuracy`` that of the network with only this replacement and no
-    fine-tuning; either is None where it is not measured. ``times``: {batch: {"dense", "four", "cnnkern"}}.
+    fine-tuning; either is None where it is not measured. ``finetuned`` is the whole network's accuracy after
+    fine-tuning, by recipe; ``times``: {batch: {"dense", "four", "cnnkern"}}.
     """
 
     what: str
@@ -48,6 +53,7 @@ class Row:
     parameters: int
     error: float | None = None
     accuracy: float | None = None
+    finetuned: dict[str, float] = field(default_factory=dict)
     fit_seconds: float | None = None
     times: dict[int, dict[str, Time]] = field(default_factory=dict)
 
@@ -117,6 +123,25 @@ def measure_accuracy(study: Study, test: Split, step: Step) -> None:
         with step(f"accuracy, {what} at R={label}"):
             names = study.layers if what == WHOLE else [what]
             row.accuracy = evaluate(study.with_layers(names, label), test)
+
+
+def measure_finetuning(
+    study: Study, training: Split, test: Split, steps: int, step: Step, units: int
+) -> None:
+    """The accuracy on ``test`` of the whole network after ``steps`` batches of ``training``, by recipe."""
+    for label in study.labels:
+        layers = {name: by_label[label] for name, by_label in study.layers.items()}
+        for name, recipe in RECIPES.items():
+            with step(f"fine-tune {name}, R={label}", units) as advance:
+                network = recipe(
+                    study.network,
+                    layers,
+                    training,
+                    steps,
+                    description=None,
+                    after_step=partial(advance, 1 / steps),
+                )
+                study.rows[WHOLE, label].finetuned[name] = evaluate(network, test)
 
 
 def measure_layers(study: Study, x: Tensor, seconds: float, step: Step) -> None:

@@ -10,7 +10,7 @@ not depend on how norms are spread over the factors.
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -52,12 +52,14 @@ def finetune(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     description: str | None = "fine-tuning",
+    after_step: Callable[[], None] | None = None,
 ) -> list[float]:
     """Trains ``network`` in place, as the dense one was trained, for ``steps`` batches; the loss of each.
 
     ``fixed`` names submodules whose parameters stay as they are. ``scaled`` gives each CP factor the learning
     rate that ``factor_rates`` says, else that of everything else. With ``alternate``, each CP layer trains
     one factor at a time, the next one after that many steps, beside the rest of the network.
+    ``after_step`` is called once per step.
     """
     modules = dict(network.named_modules())
     layers = [
@@ -94,6 +96,7 @@ def finetune(
             label_smoothing=LABEL_SMOOTHING,
             description=description,
             before_step=take_turns if alternate else None,
+            after_step=after_step,
         )
 
 

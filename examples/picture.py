@@ -28,15 +28,16 @@ STYLE = {
 def draw(path: Path, fashion: Study, squeezenet: Study | None, machine: str) -> None:
     """Writes the picture of both studies to ``path``, whole or not at all; the format follows the suffix."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(13, 8 if squeezenet else 4.2), layout="constrained")
-        rows = 2 if squeezenet else 1
-        top, *bottom = figure.subplots(rows, 3, squeeze=False)
-        _error_by_rank(top[0], fashion)
-        _accuracy_by_rank(top[1], fashion)
-        _speed_by_rank(top[2], fashion)
+        figure = Figure(figsize=(16, 8 if squeezenet else 4.2), layout="constrained")
+        # Four panels above three, in twelfths of the width.
+        panels = figure.subplot_mosaic("AAABBBCCCDDD" + ("\nEEEEFFFFGGGG" if squeezenet else ""))
+        _error_by_rank(panels["A"], fashion)
+        _accuracy_by_rank(panels["B"], fashion)
+        _finetuned_by_rank(panels["C"], fashion)
+        _speed_by_rank(panels["D"], fashion)
         if squeezenet:
-            _error_by_layer(bottom[0][0], squeezenet)
-            for axes, batch in zip(bottom[0][1:], _batches(squeezenet), strict=True):
+            _error_by_layer(panels["E"], squeezenet)
+            for axes, batch in zip((panels["F"], panels["G"]), _batches(squeezenet), strict=True):
                 _speed_by_layer(axes, squeezenet, batch)
         figure.suptitle(f"Convolutions replaced by fused CP convolutions  ·  {machine}", fontsize=11)
         with written_whole(path) as temporary:
@@ -62,7 +63,7 @@ def _error_by_rank(axes: Axes, study: Study) -> None:
 
 
 def _accuracy_by_rank(axes: Axes, study: Study) -> None:
-    axes.set_title("Fashion-MNIST: test accuracy without fine-tuning")
+    axes.set_title("Fashion-MNIST: accuracy, no fine-tuning")
     axes.axhline(study.accuracy, color=GREY, linestyle=":", label=f"original, {study.accuracy:.1%}")
     for name, colour in _colours(study):
         rows = _rows(study, name)
@@ -73,9 +74,31 @@ def _accuracy_by_rank(axes: Axes, study: Study) -> None:
     axes.legend()
 
 
+def _finetuned_by_rank(axes: Axes, study: Study) -> None:
+    axes.set_title("Fashion-MNIST: both replaced, fine-tuned")
+    axes.axhline(study.accuracy, color=GREY, linestyle=":", label=f"original, {study.accuracy:.1%}")
+    rows = _rows(study, WHOLE)
+    for name, colour in zip(rows[0].finetuned, PALETTE[3:], strict=False):
+        after = [row.finetuned[name] for row in rows]
+        axes.plot(_positions(rows), after, "o-", color=colour, label=f"after, {name}")
+    colour = dict(_colours(study))[WHOLE]
+    axes.plot(_positions(rows), [row.accuracy for row in rows], "o--", color=colour, label="before")
+    # What fine-tuning brings back is too much for one scale: the axis shows where it leads.
+    reached = [accuracy for row in rows for accuracy in row.finetuned.values()]
+    bottom = min(reached) - 0.5 * (max(*reached, study.accuracy) - min(reached)) - 0.005
+    axes.set_ylim(bottom, study.accuracy + 0.6 * (study.accuracy - bottom))
+    for place, row in zip(_positions(rows), rows, strict=True):
+        if row.accuracy < bottom:
+            axes.annotate(f"{row.accuracy:.0%} ↓", (place, bottom), (0, 3), textcoords="offset points",
+                          ha="center", color=colour)  # fmt: skip
+    _rank_axis(axes, study)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(loc="upper left")
+
+
 def _speed_by_rank(axes: Axes, study: Study) -> None:
     batch = _batches(study)[-1]
-    axes.set_title(f"Fashion-MNIST: times as fast as dense, batch {batch}")
+    axes.set_title(f"Fashion-MNIST: speed over dense, batch {batch}")
     for name, colour in _colours(study):
         rows = _rows(study, name)
         for who, line, note in (("cnnkern", "o-", "cnnkern"), ("four", "s--", "four stock convolutions")):

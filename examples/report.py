@@ -5,7 +5,7 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Table
 
-from examples.experiment import Row, Study
+from examples.experiment import WHOLE, Row, Study
 
 WIDTH = 106
 
@@ -18,6 +18,33 @@ def print_tables(console: Console, title: str, study: Study) -> None:
         if study.accuracy is not None:
             heading += f" (original: {study.accuracy:.2%} accurate)"
         console.print(_table(heading, rows, batch, with_accuracy=study.accuracy is not None))
+
+
+def print_finetuning(console: Console, title: str, study: Study) -> None:
+    """The accuracy with all layers of the study replaced, before and after each way to fine-tune, by rank."""
+    whole = [study.rows[WHOLE, label] for label in study.labels]
+    table = Table(
+        title=f"{title}, all layers replaced: accuracy (original: {study.accuracy:.2%})",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    recipes = list(whole[0].finetuned)
+    for heading in (
+        "R",
+        "fewer\nweights",
+        "before\nfine-tuning",
+        *(f"fine-tuned\n{name}" for name in recipes),
+    ):
+        table.add_column(heading, justify="right")
+    for row in whole:
+        accuracies = (row.accuracy, *(row.finetuned[name] for name in recipes))
+        table.add_row(
+            row.label,
+            f"{row.dense_parameters / row.parameters:.1f}×",
+            *(f"{accuracy:.2%}" for accuracy in accuracies),
+        )
+    console.print(table)
 
 
 def _table(title: str, rows: list[Row], batch: int, with_accuracy: bool) -> Table:

@@ -1,19 +1,21 @@
 """What keeps a CP layer from exploding in training: ``python -m examples.stability``.
 
 The Fashion-MNIST network with both CP layers is fine-tuned at the peak learning rate that it was trained
-with: first with nothing done about stability, then with the error-preserving correction of degenerate fits
-(Phan et al. 2020), with norms balanced over the four factors, with a learning rate for each factor
-(``examples.finetuning``), and with all of them. Writes the loss curves as a picture and as JSON.
+with, with each combination of three remedies: the error-preserving correction of degenerate fits (Phan et
+al. 2020), norms balanced over the four factors, and a learning rate for each factor
+(``examples.finetuning``). Training one factor at a time, which Lebedev et al. 2015 named as a way around the
+instability, is measured without the remedies and with all of them. Writes the loss curves as a picture and
+as JSON.
 """
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -21,51 +23,82 @@ from torch import nn
 from bench.results import environment
 from bench.timing import thread_count
 from cnnkern import CPConv2d, decomposition
+from cnnkern.decomposition import CPFactors
 from examples.datasets import Split, fashion_mnist
 from examples.experiment import FASHION_LAYERS
-from examples.files import Unavailable, write_json, written_whole
+from examples.files import Unavailable, write_json
 from examples.finetuning import FACTORS, factor_rates, finetune
 from examples.networks import trained_fashion_net
-from examples.picture import PALETTE, STYLE
 from examples.replacing import replaced
-from examples.training import PEAK_LEARNING_RATE, evaluate
+from examples.stability_picture import draw
+from examples.training import BATCH_SIZE, PEAK_LEARNING_RATE, evaluate
 
-SMOOTHING = 0.9
+TURN = 10
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Which of the remedies are in force."""
+    """Which of the remedies are in force, and for how many steps a factor trains alone; None: never."""
 
-    name: str
     corrected: bool = False
     balanced: bool = False
     scaled: bool = False
+    alternate: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The remedies, for people."""
+        remedies = {
+            "correction": self.corrected,
+            "balanced norms": self.balanced,
+            "rate per factor": self.scaled,
+        }
+        names = [name for name, chosen in remedies.items() if chosen]
+        words = ["all three"] if len(names) == len(remedies) else names
+        return " + ".join([*words, *(["factors in turn"] if self.alternate else [])]) or "nothing done"
 
 
 VARIANTS = (
-    Variant("nothing done"),
-    Variant("balanced norms", balanced=True),
-    Variant("correction", corrected=True),
-    Variant("correction, balanced norms", corrected=True, balanced=True),
-    Variant("balanced norms, rate per factor", balanced=True, scaled=True),
-    Variant("all three", corrected=True, balanced=True, scaled=True),
+    Variant(),
+    Variant(balanced=True),
+    Variant(scaled=True),
+    Variant(corrected=True),
+    Variant(balanced=True, scaled=True),
+    Variant(corrected=True, balanced=True),
+    Variant(corrected=True, scaled=True),
+    Variant(corrected=True, balanced=True, scaled=True),
+    Variant(alternate=TURN),
+    Variant(corrected=True, balanced=True, scaled=True, alternate=TURN),
 )
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How the fine-tuning of a variant went.
+class Run:
+    """One fine-tuning: the test accuracy (0..1) that it led to, and the loss of every step."""
 
-    ``stretch`` is by how much a step of a factor can be longer than a dense layer's, the largest λ of
-    ``examples.finetuning``; accuracies are shares of the test images, ``losses`` has every step's.
+    seed: int
+    accuracy: float
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the fine-tunings of a variant went, on the batches of several seeds.
+
+    ``stretch`` is by how much a step of a factor can be longer than a dense layer's at the same rate: the
+    largest λ of ``examples.finetuning``. ``accuracy_before`` is a share of the test images.
     """
 
+    name: str
     variant: Variant
     stretch: float
     accuracy_before: float
-    accuracy_after: float
-    losses: list[float]
+    runs: list[Run]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the runs."""
+        return fmean(run.accuracy for run in self.runs)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,36 +111,83 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     with thread_count(options.threads):
         facts = environment()
-        outcomes = [run(variant, training, test, options.rank, options.steps) for variant in VARIANTS]
+        original = evaluate(trained_fashion_net(), test)
+        fits = {corrected: fit_layers(options.rank, corrected) for corrected in (False, True)}
+        outcomes = [
+            run(variant, fits[variant.corrected], training, test, options.steps, options.seeds)
+            for variant in VARIANTS
+        ]
     Console().print(_table(outcomes, options.rank))
-    settings = {"rank": options.rank, "steps": options.steps, "learning_rate": PEAK_LEARNING_RATE}
-    document = {"environment": facts, "settings": settings, "outcomes": [asdict(one) for one in outcomes]}
+    settings = {
+        "rank": options.rank,
+        "steps": options.steps,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": PEAK_LEARNING_RATE,
+    }
+    document = {
+        "environment": facts,
+        "settings": settings,
+        "accuracy_original": original,
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
     write_json(options.output / "stability.json", document)
-    draw(options.output / "stability.png", outcomes, options.rank)
+    draw(options.output / "stability.png", document)
     return 0
 
 
-def run(variant: Variant, training: Split, test: Split, rank: int, steps: int) -> Outcome:
-    """Replaces both layers and fine-tunes the whole network, on the same batches for every variant."""
+def fit_layers(rank: int, corrected: bool) -> dict[str, CPFactors]:
+    """The factors of both layers, with the error-preserving correction or without."""
     network = trained_fashion_net()
-    layers = {name: cp_layer(network.get_submodule(name), rank, variant) for name in FASHION_LAYERS}
-    network = replaced(network, layers).eval()
+    weights = {name: network.get_submodule(name).weight.detach() for name in FASHION_LAYERS}
+    return {
+        name: decomposition.cp(weight, rank, correction=corrected, verbose=False)
+        for name, weight in weights.items()
+    }
+
+
+def run(
+    variant: Variant,
+    fits: Mapping[str, CPFactors],
+    training: Split,
+    test: Split,
+    steps: int,
+    seeds: int,
+) -> Outcome:
+    """Replaces both layers and fine-tunes the whole network, on the same batches for every variant."""
+    dense = trained_fashion_net()
+    layers = {name: cp_layer(dense.get_submodule(name), fit, variant.balanced) for name, fit in fits.items()}
+    start = replaced(dense, layers).eval().to(memory_format=torch.channels_last)
     stretch = max(1 / rate for layer in layers.values() for rate in factor_rates(layer).values())
-    before = evaluate(network, test)
-    losses = finetune(network, training, steps=steps, scaled=variant.scaled, description=variant.name)
-    return Outcome(variant, stretch, before, evaluate(network, test), losses)
+    runs = []
+    for seed in range(seeds):
+        network = replaced(start, {})
+        losses = finetune(
+            network,
+            training,
+            steps=steps,
+            scaled=variant.scaled,
+            alternate=variant.alternate,
+            seed=seed,
+            description=f"{variant.name}, run {seed + 1} of {seeds}",
+        )
+        runs.append(Run(seed, evaluate(network, test), [round(loss, 4) for loss in losses]))
+    return Outcome(variant.name, variant, stretch, evaluate(start, test), runs)
 
 
 @torch.no_grad()
-def cp_layer(conv: nn.Conv2d, rank: int, variant: Variant) -> CPConv2d:
-    """The CP layer of a convolution without bias and padding mode, fitted as ``variant`` says."""
-    fit = decomposition.cp(conv.weight.detach(), rank, correction=variant.corrected, verbose=False)
+def cp_layer(conv: nn.Conv2d, fit: CPFactors, balanced: bool) -> CPConv2d:
+    """The CP layer with the factors ``fit`` of a convolution without bias and padding mode."""
     layer = CPConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=False, rank=rank
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        padding=conv.padding,
+        bias=False,
+        rank=fit.rank,
     )
     for name in FACTORS:
         getattr(layer, name).copy_(getattr(fit, name))
-    if not variant.balanced:
+    if not balanced:
         # What most fits hand out: unit columns, and the norm of the component in one factor.
         for name in ("factor_c", "factor_h", "factor_w"):
             factor = getattr(layer, name)
@@ -117,46 +197,18 @@ def cp_layer(conv: nn.Conv2d, rank: int, variant: Variant) -> CPConv2d:
     return layer
 
 
-def draw(path: Path, outcomes: list[Outcome], rank: int) -> None:
-    """Writes the smoothed loss of every variant to ``path``, whole or not at all."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for outcome, colour in zip(outcomes, PALETTE, strict=False):
-            line = "-" if outcome.variant.corrected else "--"
-            label = f"{outcome.variant.name} ({outcome.accuracy_after:.1%})"
-            axes.plot(_smooth(outcome.losses), line, color=colour, label=label)
-        axes.set_yscale("log")
-        axes.set_xlabel("step")
-        axes.set_ylabel("training loss, smoothed")
-        axes.set_title(
-            f"Fine-tuning at the stock learning rate {PEAK_LEARNING_RATE}, both layers at R={rank}"
-        )
-        axes.legend(title="remedies (test accuracy afterwards)")
-        with written_whole(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-
-
-def _smooth(losses: list[float]) -> list[float]:
-    """The running mean with exponential weights, without the pull of its start."""
-    smooth, mean = [], 0.0
-    for step, loss in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        smooth.append(mean / (1 - SMOOTHING**step))
-    return smooth
-
-
 def _table(outcomes: list[Outcome], rank: int) -> Table:
     table = Table(title=f"Both layers at R={rank}, learning rate {PEAK_LEARNING_RATE}", title_justify="left")
-    for heading in ("remedies", "stretch", "before", "after", "worst loss"):
+    for heading in ("remedies", "stretch", "before", "after", "worst run", "worst loss"):
         table.add_column(heading, justify="left" if heading == "remedies" else "right")
     for outcome in outcomes:
         table.add_row(
-            outcome.variant.name,
-            f"{outcome.stretch:.3g}",
-            f"{outcome.accuracy_before:.2%}",
-            f"{outcome.accuracy_after:.2%}",
-            f"{max(outcome.losses):.3g}",
+            outcome.name,
+            f"{outcome.stretch:,.0f}",
+            f"{outcome.accuracy_before:.1%}",
+            f"{outcome.accuracy:.1%}",
+            f"{min(run.accuracy for run in outcome.runs):.1%}",
+            f"{max(loss for run in outcome.runs for loss in run.losses):.3g}",
         )
     return table
 
@@ -166,7 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the IDX files of Fashion-MNIST")
     parser.add_argument("--output", type=Path, default=Path("demo-results"), metavar="DIR")
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each variant")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser
 

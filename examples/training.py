@@ -77,13 +77,15 @@ def train(
     label_smoothing: float = 0.0,
     description: str | None = "training",
     before_step: Callable[[int], None] | None = None,
+    after_step: Callable[[], None] | None = None,
     after_epoch: Callable[[int], str] | None = None,
 ) -> list[float]:
     """Trains ``network`` in place for ``steps`` batches of augmented images, in an order that ``seed`` fixes.
 
-    ``schedule`` is stepped once per batch; ``before_step`` gets the step, from 0; ``after_epoch`` gets the
-    number of passes made over ``split`` and returns a remark to show. ``description`` None shows no progress
-    bar. Returns the loss of every step; ends early, with that loss last, if it is no longer finite.
+    ``schedule`` is stepped once per batch; ``before_step`` gets the step, from 0; ``after_step`` nothing;
+    ``after_epoch`` gets the number of passes made over ``split`` and returns a remark to show. With
+    ``description`` None there is no progress bar. Returns the loss of every step; ends early, with that loss
+    last, if it is no longer finite.
     """
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
@@ -107,6 +109,8 @@ def train(
                     schedule.step()
                 bar.set_postfix(epoch=epoch, loss=f"{losses[-1]:.3f}", refresh=False)
                 bar.update()
+                if after_step is not None:
+                    after_step()
             if after_epoch is not None:
                 bar.write(f"{description}: epoch {epoch}, {after_epoch(epoch)}")
                 network.train()

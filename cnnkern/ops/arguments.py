@@ -48,6 +48,15 @@ def geometry(stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Pair
     return pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
 
 
+def packed_geometry(size: int, numbers: Sequence[int]) -> tuple[Sequence[int], Pair, Pair, Pair, int]:
+    """The one list of a packed operation, taken apart: `size` numbers about the weight, stride, padding,
+    dilation, groups."""
+    if len(numbers) != size + 7:
+        raise ValueError(f"geometry: expected {size + 7} numbers, got {len(numbers)}")
+    *pairs, groups = numbers[size:]
+    return numbers[:size], *geometry(pairs[0:2], pairs[2:4], pairs[4:6]), groups
+
+
 def check_groups(groups: Any, out_channels: int = 0) -> None:
     """`groups` is a positive int that divides `out_channels`."""
     if type(groups) is not int and not isinstance(groups, torch.SymInt):

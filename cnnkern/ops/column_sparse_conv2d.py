@@ -20,6 +20,7 @@ from cnnkern.ops.arguments import (
     check_packed,
     geometry,
     memory_format,
+    packed_geometry,
     pair,
     shape_of,
     up_to_panel,
@@ -169,19 +170,11 @@ def _pack_fake(weight: Tensor, columns: Tensor, kernel_size: Any, groups: int) -
 
 @register_fake("column_sparse_conv2d_packed")
 def _packed_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    weight_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    columns: Tensor,
+    x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int], columns: Tensor
 ) -> Tensor:
-    check_not_empty("weight_size", weight_size)
+    weight_size, *pairs, groups = packed_geometry(4, geometry)
+    check_not_empty("geometry", weight_size)
     k, c, *kernel_size = weight_size
-    pairs = geometry(stride, padding, dilation)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     kept = kept_columns(columns, groups)
     _check_count(kept, c, kernel_size)

@@ -17,6 +17,7 @@ from cnnkern.ops.arguments import (
     check_packed,
     geometry,
     memory_format,
+    packed_geometry,
     shape_of,
     up_to_panel,
 )
@@ -112,18 +113,10 @@ def _pack_fake(weight: Tensor, groups: int) -> Tensor:
 
 @register_fake("conv2d_packed")
 def _packed_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    weight_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    relu: bool,
+    x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int], relu: bool
 ) -> Tensor:
-    check_not_empty("weight_size", weight_size)
-    pairs = geometry(stride, padding, dilation)
+    weight_size, *pairs, groups = packed_geometry(4, geometry)
+    check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     check_packed(packed, packed_length(weight_size, groups))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))

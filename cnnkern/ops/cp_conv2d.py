@@ -21,6 +21,7 @@ from cnnkern.ops.arguments import (
     check_packed,
     geometry,
     memory_format,
+    packed_geometry,
     shape_of,
     up_to_panel,
 )
@@ -156,19 +157,10 @@ def _pack_fake(factor_c: Tensor, factor_h: Tensor, factor_w: Tensor, factor_k: T
 
 
 @register_fake("cp_conv2d_packed")
-def _packed_fake(
-    x: Tensor,
-    packed: Tensor,
-    bias: Tensor | None,
-    factor_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Tensor:
-    _check_factor_size("factor_size", factor_size, groups)
+def _packed_fake(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int]) -> Tensor:
+    factor_size, *pairs, groups = packed_geometry(5, geometry)
+    _check_factor_size("geometry", factor_size, groups)
     k, _, *rest = factor_size
-    pairs = geometry(stride, padding, dilation)
     shape = check_convolution(x, {"packed": packed}, bias, (k, *rest), *pairs, groups)
     check_packed(packed, packed_length(factor_size, groups))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))

@@ -89,8 +89,8 @@ Tensor column_sparse_conv2d_cpu(const Tensor& x, const Tensor& weight, const Ten
   const Image image = as_image(x);
   check_operand("weight", weight, 2, x);
   check(kernel_size.size() == 2, "kernel_size: expected two numbers");
-  const Conv2dShape shape =
-      conv2d_shape(image, weight.size(0), kernel_size[0], kernel_size[1], stride, padding, dilation, groups);
+  const Conv2dShape shape = conv2d_shape(image, weight.size(0), kernel_size[0], kernel_size[1],
+                                         geometry_of(stride, padding, dilation, groups));
   const int64_t taps = shape.kernel_height * shape.kernel_width;
   const Columns kept = as_columns(columns, groups, shape.in_channels / groups * taps);
   check_size("weight", weight, 1, kept.kept.count);
@@ -98,18 +98,17 @@ Tensor column_sparse_conv2d_cpu(const Tensor& x, const Tensor& weight, const Ten
 }
 
 Tensor column_sparse_conv2d_packed_cpu(const Tensor& x, const Tensor& packed,
-                                       const std::optional<Tensor>& bias, const Ints& weight_size,
-                                       const Ints& stride, const Ints& padding, const Ints& dilation,
-                                       int64_t groups, const Tensor& columns) {
+                                       const std::optional<Tensor>& bias, const Ints& geometry,
+                                       const Tensor& columns) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
-  check(weight_size.size() == 4, "weight_size: expected (K, C/G, kH, kW)");
-  const Conv2dShape shape =
-      conv2d_shape(image, weight_size[0], weight_size[2], weight_size[3], stride, padding, dilation, groups);
-  check(weight_size[1] == shape.in_channels / groups, "weight_size: expected ", shape.in_channels / groups,
-        " input channels a group, got ", weight_size[1]);
-  const Columns kept = as_columns(columns, groups, weight_size[1] * weight_size[2] * weight_size[3]);
-  check_size("packed", packed, 0, column_sparse_conv2d_packed_size(weight_size[0], kept.kept.count, groups));
+  const Geometry steps = geometry_after(4, geometry);
+  const int64_t k = geometry[0], c = geometry[1], kh = geometry[2], kw = geometry[3];
+  const Conv2dShape shape = conv2d_shape(image, k, kh, kw, steps);
+  check(c == shape.in_channels / steps.groups, "geometry: expected ", shape.in_channels / steps.groups,
+        " input channels a group, got ", c);
+  const Columns kept = as_columns(columns, steps.groups, c * kh * kw);
+  check_size("packed", packed, 0, column_sparse_conv2d_packed_size(k, kept.kept.count, steps.groups));
   check(packed.is_contiguous(), "packed: expected a contiguous tensor");
   return run(image, shape, kept.kept, bias, [&] { return packed; });
 }

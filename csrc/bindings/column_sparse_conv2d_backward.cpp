@@ -22,8 +22,8 @@ Gradients column_sparse_conv2d_backward_cpu(const Tensor& grad, const Tensor& x,
   check_operand("weight", weight, 2, x);
   check(kernel_size.size() == 2, "kernel_size: expected two numbers");
   check(output_mask.size() == 3, "output_mask: expected three values, for x, weight and bias");
-  const Conv2dShape s =
-      conv2d_shape(image, weight.size(0), kernel_size[0], kernel_size[1], stride, padding, dilation, groups);
+  const Conv2dShape s = conv2d_shape(image, weight.size(0), kernel_size[0], kernel_size[1],
+                                     geometry_of(stride, padding, dilation, groups));
   const Columns kept = as_columns(columns, groups, s.in_channels / groups * s.kernel_height * s.kernel_width);
   const int64_t k = s.out_channels, count = kept.kept.count;
   check_size("weight", weight, 1, count);

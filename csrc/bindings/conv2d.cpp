@@ -51,24 +51,22 @@ Tensor conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Ten
                   const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool relu) {
   const Image image = as_image(x);
   check_operand("weight", weight, 4, x);
-  const Conv2dShape shape =
-      conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3), stride, padding, dilation, groups);
+  const Conv2dShape shape = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
+                                         geometry_of(stride, padding, dilation, groups));
   check_size("weight", weight, 1, shape.in_channels / groups);
   return run(image, shape, bias, relu, [&] { return pack(weight, groups); });
 }
 
 Tensor conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
-                         const Ints& weight_size, const Ints& stride, const Ints& padding,
-                         const Ints& dilation, int64_t groups, bool relu) {
+                         const Ints& geometry, bool relu) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
-  check(weight_size.size() == 4, "weight_size: expected (K, C/G, kH, kW)");
-  const Conv2dShape shape =
-      conv2d_shape(image, weight_size[0], weight_size[2], weight_size[3], stride, padding, dilation, groups);
-  check(weight_size[1] == shape.in_channels / groups, "weight_size: expected ", shape.in_channels / groups,
-        " input channels a group, got ", weight_size[1]);
-  check_size("packed", packed, 0,
-             conv2d_packed_size(weight_size[0], weight_size[1], weight_size[2], weight_size[3], groups));
+  const Geometry steps = geometry_after(4, geometry);
+  const int64_t k = geometry[0], c = geometry[1], kh = geometry[2], kw = geometry[3];
+  const Conv2dShape shape = conv2d_shape(image, k, kh, kw, steps);
+  check(c == shape.in_channels / steps.groups, "geometry: expected ", shape.in_channels / steps.groups,
+        " input channels a group, got ", c);
+  check_size("packed", packed, 0, conv2d_packed_size(k, c, kh, kw, steps.groups));
   check(packed.is_contiguous(), "packed: expected a contiguous tensor");
   return run(image, shape, bias, relu, [&] { return packed; });
 }

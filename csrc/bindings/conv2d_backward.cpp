@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const
   const Image image = as_image(x);
   check_operand("weight", weight, 4, x);
   check(output_mask.size() == 3, "output_mask: expected three values, for x, weight and bias");
-  const Conv2dShape s =
-      conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3), stride, padding, dilation, groups);
+  const Conv2dShape s = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
+                                     geometry_of(stride, padding, dilation, groups));
   check_size("weight", weight, 1, s.in_channels / groups);
   const Tensor dense_grad = as_gradient(grad, {s.batch, s.out_channels, s.out_height, s.out_width}, image);
   const Tensor dense_weight = torch::stable::contiguous(weight);

@@ -36,11 +36,10 @@ void check_rank(const FactorSize& f, int64_t groups) {
 }
 
 Tensor run(const Image& x, const Tensor& packed, const std::optional<Tensor>& bias, const FactorSize& f,
-           const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-  const Conv2dShape shape =
-      conv2d_shape(x, f.out_channels, f.kernel_height, f.kernel_width, stride, padding, dilation, groups);
-  check(f.group_channels == shape.in_channels / groups, "factor_c: expected ", shape.in_channels / groups,
-        " input channels a group, got ", f.group_channels);
+           const Geometry& geometry) {
+  const Conv2dShape shape = conv2d_shape(x, f.out_channels, f.kernel_height, f.kernel_width, geometry);
+  check(f.group_channels == shape.in_channels / geometry.groups, "factor_c: expected ",
+        shape.in_channels / geometry.groups, " input channels a group, got ", f.group_channels);
   Tensor y = empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width,
                          shape.channels_last, x.tensor.scalar_type());
   if (shape.batch == 0) return y;
@@ -89,21 +88,20 @@ Tensor cp_conv2d_cpu(const Tensor& x, const Tensor& factor_c, const Tensor& fact
   const Image image = as_image(x);
   check_operand("factor_c", factor_c, 2, x);
   const FactorSize f = size_of(factor_c, factor_h, factor_w, factor_k, groups);
-  return run(image, pack(factor_c, factor_h, factor_w, factor_k, groups), bias, f, stride, padding, dilation,
-             groups);
+  return run(image, pack(factor_c, factor_h, factor_w, factor_k, groups), bias, f,
+             geometry_of(stride, padding, dilation, groups));
 }
 
 Tensor cp_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
-                            const Ints& factor_size, const Ints& stride, const Ints& padding,
-                            const Ints& dilation, int64_t groups) {
+                            const Ints& geometry) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
-  check(factor_size.size() == 5, "factor_size: expected (K, R, C/G, kH, kW)");
-  const FactorSize f{factor_size[0], factor_size[1], factor_size[2], factor_size[3], factor_size[4]};
-  check_rank(f, groups);
-  check_size("packed", packed, 0, packed_size(f, groups));
+  const Geometry steps = geometry_after(5, geometry);
+  const FactorSize f{geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]};
+  check_rank(f, steps.groups);
+  check_size("packed", packed, 0, packed_size(f, steps.groups));
   check(packed.is_contiguous(), "packed: expected a contiguous tensor");
-  return run(image, packed, bias, f, stride, padding, dilation, groups);
+  return run(image, packed, bias, f, steps);
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -116,8 +114,8 @@ Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tens
   check_operand("factor_c", factor_c, 2, x);
   check(output_mask.size() == 6, "output_mask: expected six values");
   const FactorSize f = size_of(factor_c, factor_h, factor_w, factor_k, groups);
-  const Conv2dShape shape =
-      conv2d_shape(image, f.out_channels, f.kernel_height, f.kernel_width, stride, padding, dilation, groups);
+  const Conv2dShape shape = conv2d_shape(image, f.out_channels, f.kernel_height, f.kernel_width,
+                                         geometry_of(stride, padding, dilation, groups));
   check(f.group_channels == shape.in_channels / groups, "factor_c: expected ", shape.in_channels / groups,
         " input channels a group, got ", f.group_channels);
   const Tensor grad_image =

@@ -15,7 +15,7 @@ Tensor im2col_cpu(const Tensor& x, const Ints& kernel_size, const Ints& stride, 
   const Image image = as_image(x);
   check(kernel_size.size() == 2, "kernel_size: expected two numbers");
   const Conv2dShape shape =
-      conv2d_shape(image, 1, kernel_size[0], kernel_size[1], stride, padding, dilation, 1);
+      conv2d_shape(image, 1, kernel_size[0], kernel_size[1], geometry_of(stride, padding, dilation, 1));
   const int64_t rows = shape.in_channels * shape.kernel_height * shape.kernel_width;
   const int64_t columns = shape.out_height * shape.out_width;
   Tensor y = empty_tensor({shape.batch, rows, columns}, {rows * columns, columns, 1}, x.scalar_type());

@@ -19,8 +19,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "-> (Tensor, Tensor, Tensor)");
   m.def("column_sparse_conv2d_pack(Tensor weight, Tensor columns, int[2] kernel_size, int groups) -> Tensor");
   m.def(
-      "column_sparse_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[4] weight_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups, Tensor columns) -> Tensor");
+      "column_sparse_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor columns) -> Tensor");
   m.def(
       "conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, bool relu) -> Tensor");
@@ -28,9 +27,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "conv2d_backward(Tensor grad, Tensor x, Tensor weight, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
   m.def("conv2d_pack(Tensor weight, int groups) -> Tensor");
-  m.def(
-      "conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[4] weight_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups, bool relu) -> Tensor");
+  m.def("conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, bool relu) -> Tensor");
   m.def(
       "cp_conv2d(Tensor x, Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, "
       "Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor");
@@ -41,9 +38,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def(
       "cp_conv2d_pack(Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, int groups) "
       "-> Tensor");
-  m.def(
-      "cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[5] factor_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups) -> Tensor");
+  m.def("cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry) -> Tensor");
 }
 
 namespace {

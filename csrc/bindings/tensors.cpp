@@ -78,13 +78,23 @@ std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channel
   return torch::stable::contiguous(*bias);
 }
 
-Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height,
-                         int64_t kernel_width, const std::vector<int64_t>& stride,
-                         const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
-                         int64_t groups) {
-  const Tensor& x = image.tensor;
+Geometry geometry_of(const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                     const std::vector<int64_t>& dilation, int64_t groups) {
   for (const auto* pair : {&stride, &padding, &dilation})
     check(pair->size() == 2, "stride, padding, dilation: expected two numbers each");
+  return {{stride[0], stride[1]}, {padding[0], padding[1]}, {dilation[0], dilation[1]}, groups};
+}
+
+Geometry geometry_after(size_t size, const std::vector<int64_t>& list) {
+  check(list.size() == size + 7, "geometry: expected ", size + 7, " numbers, got ", list.size());
+  const int64_t* const at = list.data() + size;
+  return {{at[0], at[1]}, {at[2], at[3]}, {at[4], at[5]}, at[6]};
+}
+
+Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height,
+                         int64_t kernel_width, const Geometry& geometry) {
+  const auto& [stride, padding, dilation, groups] = geometry;
+  const Tensor& x = image.tensor;
   check(std::min(stride[0], stride[1]) > 0, "stride: expected positive numbers, got ", stride[0], ", ",
         stride[1]);
   check(std::min(padding[0], padding[1]) >= 0, "padding: expected no negative number, got ", padding[0], ", ",

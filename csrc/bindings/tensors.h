@@ -72,10 +72,20 @@ Tensor empty_vector(int64_t size, ScalarType dtype);
 // A bias of K values, made contiguous, or nothing.
 std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like);
 
+// How a kernel moves over an image, height before width.
+struct Geometry {
+  int64_t stride[2], padding[2], dilation[2], groups;
+};
+Geometry geometry_of(const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                     const std::vector<int64_t>& dilation, int64_t groups);
+
+// The one list of a packed operation, since each list costs a call a microsecond: `size` numbers about the
+// weight, then stride, padding and dilation as pairs, then groups.
+Geometry geometry_after(size_t size, const std::vector<int64_t>& list);
+
 // The shape of a convolution of `x` (N, C, H, W); checks every number that addresses depend on.
 Conv2dShape conv2d_shape(const Image& x, int64_t out_channels, int64_t kernel_height, int64_t kernel_width,
-                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                         const std::vector<int64_t>& dilation, int64_t groups);
+                         const Geometry& geometry);
 
 // torch's thread count, less for work of so few multiply-adds that waking threads would cost more than they
 // save.

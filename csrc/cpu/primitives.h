@@ -14,22 +14,39 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column], with k running over
-// `segments` pieces of `segment_length` each, piece s starting at A + segment_offset[s]. That is a matrix
-// product whose rows need no packing: a pixel's patch in a channels-last image is kH such pieces of kW * C
-// adjacent values. All strides and offsets are in elements; nothing is owned.
+// Where the k values of a pixel lie in A: `rows` rows of `taps` taps of `depth` adjacent values, and k runs
+// over them in that order. Some rows and taps may be left out, those of a patch that lie in an image's
+// padding: the values there are zero and their products are not computed.
+struct Patch {
+  int64_t depth;                       // of a tap
+  int64_t taps = 1;                    // of a row
+  int64_t rows = 1;                    // of the patch
+  int64_t first_row = 0, row_end = 1;  // rows [first_row, row_end) take part,
+  int64_t first_tap = 0, tap_end = 1;  // and taps [first_tap, tap_end) of them
+  int64_t a_row = 0;                   // from one row to the next
+  int64_t a_tap = 0;                   // from one tap to the next; where it is `depth`, taps are adjacent
+
+  // All of `rows` rows of `taps` taps.
+  static Patch whole(int64_t rows, int64_t a_row, int64_t taps, int64_t a_tap, int64_t depth) {
+    return {depth, taps, rows, 0, rows, 0, taps, a_row, a_tap};
+  }
+  static Patch line(int64_t depth) { return whole(1, 0, 1, 0, depth); }
+  int64_t size() const { return rows * taps * depth; }
+};
+
+// C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column]: a matrix product
+// whose rows need no packing, since a pixel's patch is read where it lies. All strides and offsets are in
+// elements; nothing is owned.
 template <class T>
 struct Gemm {
-  const T* a;       // first pixel of the first line of the first plane
+  const T* a;       // the patch's row 0, tap 0 of the first pixel of the first line of the first plane
   int64_t a_pixel;  // from one pixel to the next
   int64_t a_line;   // from one line to the next
   int64_t a_plane;  // from one plane to the next
   int64_t pixels;   // in a line
   int64_t lines;    // in a plane
   int64_t planes = 1;
-  const int64_t* segment_offset;  // (segments)
-  int64_t segments;
-  int64_t segment_length;
+  Patch patch;
   const T* b;       // (panels(columns), k, kPanel), whole panels
   int64_t b_panel;  // from one panel to the next
   int64_t b_step;   // from one k to the next: kPanel where packed
@@ -125,7 +142,9 @@ struct PixelGemm {
 template <class T>
 struct Primitives {
   int64_t tile_pixels;  // rows of the GEMM tile: pixels that are worked on at once
-  void (*gemm)(const Gemm<T>&);
+  // Products that differ only in their pixels and in what takes part of their patches: B is read once for
+  // all.
+  void (*gemms)(const Gemm<T>* parts, int64_t count);
   void (*separable_line)(const SeparableLine<T>&);
   void (*depthwise_line)(const DepthwiseLine<T>&);
   // to[x][lane] += factor[lane] from[x][lane], for the kPanel lanes of `pixels` pixels.
@@ -140,12 +159,15 @@ struct Primitives {
   double (*fma_loop)(int64_t iterations);
   void (*gather_pixels)(const GatherPixels<T>&);
   void (*pixel_gemm)(const PixelGemm<T>&);
-  // As gemm, for segments of length 1, one plane, and no ReLU: reads A through a table of offsets.
-  void (*gemm_by_offset)(const Gemm<T>&);
+  // As gemm, for one plane and no ReLU, with the k-th of `count` values of a pixel at offset[k] instead of in
+  // a patch.
+  void (*gemm_by_offset)(const Gemm<T>&, const int64_t* offset, int64_t count);
   // to[pixel] = the vectors [first, last) of the patch at from[pixel].
   void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
                          int64_t first, int64_t last, T* to, int64_t to_pixel);
   int64_t window;  // in elements
+
+  void gemm(const Gemm<T>& product) const { gemms(&product, 1); }
 };
 
 }  // namespace cnnkern

@@ -18,6 +18,19 @@ inline int64_t strip_rows(const Conv2dShape& s, int64_t out_rows) {
   return (out_rows - 1) * s.stride_height + (s.kernel_height - 1) * s.dilation_height + 1;
 }
 
+// Input rows [begin, end), inside the image.
+struct RowRange {
+  int64_t begin, end;
+};
+
+// Those that output rows [first, last) read.
+inline RowRange rows_under(const Conv2dShape& s, int64_t first, int64_t last) {
+  const int64_t span = (s.kernel_height - 1) * s.dilation_height + 1;
+  const int64_t begin = std::clamp<int64_t>(first * s.stride_height - s.pad_height, 0, s.in_height);
+  const int64_t end = std::clamp<int64_t>((last - 1) * s.stride_height - s.pad_height + span, 0, s.in_height);
+  return {begin, std::max(begin, end)};
+}
+
 // A dense image, one of a batch.
 template <class T>
 struct ImageView {

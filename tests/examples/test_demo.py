@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib")
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "LAYER_SECONDS", 0.0)
     monkeypatch.setattr(demo, "NETWORK_SECONDS", 0.0)
+    monkeypatch.setattr(demo, "FINETUNING_STEPS", 6)
     monkeypatch.setattr(demo, "SQUEEZENET_BATCHES", (1, 2))
     monkeypatch.setattr(demo, "IMAGE_SIZE", 67)
     monkeypatch.setattr(experiment, "SQUEEZENET_LAYERS", ("fire2.expand3x3",))
@@ -41,6 +42,9 @@ def test_demo(small_data: Path, small_weights: Path, tmp_path: Path, capsys: pyt
     assert 0 < second["error"] < rows[0]["error"] < 1
     for row in rows:
         assert 0 <= row["accuracy"] <= 1
+        recipes = {"one after the other", "all at once"} if row["what"] == "whole network" else set()
+        assert row["finetuned"].keys() == recipes
+        assert all(0 <= accuracy <= 1 for accuracy in row["finetuned"].values())
         assert row["times"].keys() == {"1", "64"}
         for times in row["times"].values():
             assert times.keys() == {"dense", "four", "cnnkern"}
@@ -52,7 +56,13 @@ def test_demo(small_data: Path, small_weights: Path, tmp_path: Path, capsys: pyt
 
     assert (output / "results.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    for text in ("Fashion-MNIST, batch 64", "SqueezeNet 1.1, batch 2", "conv3", "whole network"):
+    for text in (
+        "Fashion-MNIST, batch 64",
+        "SqueezeNet 1.1, batch 2",
+        "conv3",
+        "whole network",
+        "all at once",
+    ):
         assert text in printed
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkern import CPConv2d
+from cnnkern import CPConv2d, decomposition
 from examples import stability
 from examples.datasets import fashion_mnist
 from examples.finetuning import FACTORS, factor_rates, finetune
@@ -75,7 +75,8 @@ def test_variants_stand_for_the_same_weight(variant: stability.Variant):
     conv = nn.Conv2d(6, 8, 3, padding=1, bias=False)
     with torch.no_grad():
         conv.weight.copy_(CPConv2d(6, 8, 3, rank=2).to_conv().weight)
-    layer = stability.cp_layer(conv, 2, variant)
+    fit = decomposition.cp(conv.weight.detach(), 2, correction=variant.corrected, verbose=False)
+    layer = stability.cp_layer(conv, fit, variant.balanced)
     torch.testing.assert_close(layer.to_conv().weight, conv.weight, rtol=1e-4, atol=1e-5)
     norms = layer.factor_c.norm(dim=1), layer.factor_k.norm(dim=0)
     assert torch.allclose(*norms, rtol=1e-3) == variant.balanced
@@ -83,10 +84,12 @@ def test_variants_stand_for_the_same_weight(variant: stability.Variant):
 
 def test_stability_script(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(stability, "VARIANTS", stability.VARIANTS[-1:])
+    monkeypatch.setattr(stability, "VARIANTS", stability.VARIANTS[-2:])
     output = tmp_path / "out"
-    options = [f"--data={small_data}", f"--output={output}", "--rank=2", "--steps=4", "--threads=1"]
-    assert stability.main(options) == 0
-    (outcome,) = json.loads((output / "stability.json").read_text())["outcomes"]
-    assert len(outcome["losses"]) == 4
+    options = [f"--data={small_data}", f"--output={output}", "--rank=2", "--steps=4", "--seeds=2"]
+    assert stability.main([*options, "--threads=1"]) == 0
+    _, outcome = json.loads((output / "stability.json").read_text())["outcomes"]
+    assert outcome["name"] == "all three + factors in turn"
+    assert [len(run["losses"]) for run in outcome["runs"]] == [4, 4]
+    assert outcome["runs"][0]["losses"] != outcome["runs"][1]["losses"]
     assert (output / "stability.png").read_bytes().startswith(b"\x89PNG")

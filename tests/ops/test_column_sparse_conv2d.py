@@ -73,10 +73,8 @@ def test_packed_weights_give_the_same(case: Case, layout: str, isa: str) -> None
     packed = fenced(
         torch.ops.cnnkern.column_sparse_conv2d_pack(weight, columns, list(case.kernel), case.groups)
     )
-    pairs = case.stride, case.padding, case.dilation
-    y = torch.ops.cnnkern.column_sparse_conv2d_packed(
-        laid_out(x, layout), packed, bias, case.weight_size, *pairs, case.groups, columns
-    )
+    geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
+    y = torch.ops.cnnkern.column_sparse_conv2d_packed(laid_out(x, layout), packed, bias, geometry, columns)
     assert_agrees(y, case, arguments)
 
 

@@ -28,10 +28,8 @@ def test_agrees_with_the_reference_in_float64(case: Case, layout: str) -> None:
 def test_packed_weights_give_the_same(case: Case, layout: str, isa: str) -> None:
     x, weight, bias = case.conv2d_arguments()
     packed = fenced(torch.ops.cnnkern.conv2d_pack(weight, case.groups))
-    pairs = (case.stride, case.padding, case.dilation)
-    y = torch.ops.cnnkern.conv2d_packed(
-        laid_out(x, layout), packed, bias, case.weight_size, *pairs, case.groups, False
-    )
+    geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
+    y = torch.ops.cnnkern.conv2d_packed(laid_out(x, layout), packed, bias, geometry, False)
     reference.assert_within_bound(y, reference.conv2d, x, weight, bias, **case.options)
 
 

@@ -28,10 +28,8 @@ def test_agrees_with_the_reference_in_float64(case: Case, layout: str) -> None:
 def test_packed_factors_give_the_same(case: Case, layout: str, isa: str) -> None:
     x, *factors, bias = case.cp_arguments()
     packed = fenced(torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups))
-    pairs = (case.stride, case.padding, case.dilation)
-    y = torch.ops.cnnkern.cp_conv2d_packed(
-        laid_out(x, layout), packed, bias, case.factor_size, *pairs, case.groups
-    )
+    geometry = [*case.factor_size, *case.stride, *case.padding, *case.dilation, case.groups]
+    y = torch.ops.cnnkern.cp_conv2d_packed(laid_out(x, layout), packed, bias, geometry)
     reference.assert_within_bound(y, reference.cp_conv2d, x, *factors, bias, **case.options)
 
 

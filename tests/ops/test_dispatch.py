@@ -76,10 +76,10 @@ def test_packed_weights_have_no_gradient(name: str) -> None:
     x, *weights, bias = ARGUMENTS[name][0]()
     sparse = [list(CASE.kernel)] if name == "column_sparse_conv2d" else []
     packed = getattr(torch.ops.cnnkern, f"{name}_pack")(*weights, *sparse, 1)
-    pairs = (CASE.stride, CASE.padding, CASE.dilation)
     size = CASE.factor_size if name == "cp_conv2d" else CASE.weight_size
     last = {"conv2d": [False], "cp_conv2d": [], "column_sparse_conv2d": weights[1:]}[name]
+    geometry = [*size, *CASE.stride, *CASE.padding, *CASE.dilation, 1]
     operation = getattr(torch.ops.cnnkern, f"{name}_packed")
-    y = operation(x.requires_grad_(), packed, bias, size, *pairs, 1, *last)
+    y = operation(x.requires_grad_(), packed, bias, geometry, *last)
     with pytest.raises(NotImplementedError, match=f"{name}_packed has no gradient: call cnnkern.ops.{name}"):
         y.sum().backward()

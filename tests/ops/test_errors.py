@@ -200,6 +200,7 @@ def test_tensors_on_several_devices_are_refused(operation: Callable[..., Tensor]
 
 # What the binding is asked for directly: it repeats what memory safety needs, whatever the words.
 GOOD_PAIRS = [[1, 1], [0, 0], [1, 1]]
+STEPS = [1, 1, 0, 0, 1, 1, 2]  # of the one list of a packed operation, with two groups
 WEIGHT, FACTORS = GOOD[ops.conv2d]["weight"], [GOOD[ops.cp_conv2d][f"factor_{axis}"] for axis in "chwk"]
 BIAS, PACKED = torch.randn(4), torch.ops.cnnkern.conv2d_pack(torch.randn(4, 3, 3, 2), 2)
 SPARSE = GOOD[ops.column_sparse_conv2d]["weight"]
@@ -227,12 +228,12 @@ UNSAFE = {
     ],
     "conv2d_pack": [(WEIGHT, 3), (WEIGHT, 0), (WEIGHT[0], 1), (WEIGHT.int(), 1)],
     "conv2d_packed": [
-        (X, PACKED[1:], BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, False),
-        (X, PACKED.double(), BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, False),
-        (X, PACKED[None], BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, False),
-        (X, PACKED, BIAS, [4, 3, 3, 3], *GOOD_PAIRS, 2, False),
-        (X, PACKED, BIAS, [4, 3, 3], *GOOD_PAIRS, 2, False),
-        (X, PACKED, BIAS, [-4, 3, 3, -2], *GOOD_PAIRS, 2, False),
+        (X, PACKED[1:], BIAS, [4, 3, 3, 2, *STEPS], False),
+        (X, PACKED.double(), BIAS, [4, 3, 3, 2, *STEPS], False),
+        (X, PACKED[None], BIAS, [4, 3, 3, 2, *STEPS], False),
+        (X, PACKED, BIAS, [4, 3, 3, 3, *STEPS], False),
+        (X, PACKED, BIAS, [4, 3, 3, *STEPS], False),
+        (X, PACKED, BIAS, [-4, 3, 3, -2, *STEPS], False),
     ],
     "column_sparse_conv2d": [
         (X, SPARSE, COLUMNS, BIAS, [3], *GOOD_PAIRS, 2),
@@ -252,12 +253,12 @@ UNSAFE = {
         (SPARSE, COLUMNS, [3, -2], 2),
     ],
     "column_sparse_conv2d_packed": [
-        (X, PACKED_SPARSE[1:], BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, COLUMNS),
-        (X, PACKED_SPARSE, BIAS, [4, 3, 3], *GOOD_PAIRS, 2, COLUMNS),
-        (X, PACKED_SPARSE, BIAS, [4, 2, 3, 2], *GOOD_PAIRS, 2, COLUMNS),
-        (X, PACKED_SPARSE, BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, COLUMNS[:, :4]),
-        (X, PACKED_SPARSE, BIAS, [4, 3, 3, 2], *GOOD_PAIRS, 2, COLUMNS.float()),
-        (X, PACKED_SPARSE, BIAS, [-4, 3, 3, -2], *GOOD_PAIRS, 2, COLUMNS),
+        (X, PACKED_SPARSE[1:], BIAS, [4, 3, 3, 2, *STEPS], COLUMNS),
+        (X, PACKED_SPARSE, BIAS, [4, 3, 3, *STEPS], COLUMNS),
+        (X, PACKED_SPARSE, BIAS, [4, 2, 3, 2, *STEPS], COLUMNS),
+        (X, PACKED_SPARSE, BIAS, [4, 3, 3, 2, *STEPS], COLUMNS[:, :4]),
+        (X, PACKED_SPARSE, BIAS, [4, 3, 3, 2, *STEPS], COLUMNS.float()),
+        (X, PACKED_SPARSE, BIAS, [-4, 3, 3, -2, *STEPS], COLUMNS),
     ],
     "cp_conv2d": [
         (X, FACTORS[0][:9], *FACTORS[1:], BIAS, *GOOD_PAIRS, 2),
@@ -271,11 +272,11 @@ UNSAFE = {
     ],
     "cp_conv2d_pack": [(*FACTORS, 3), (*FACTORS, 0), (*FACTORS[:3], FACTORS[3][:, :4], 2)],
     "cp_conv2d_packed": [
-        (X, PACKED_FACTORS[1:], BIAS, [4, 10, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, 10, 3, 3], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, 9, 3, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, 10, 4, 3, 2], *GOOD_PAIRS, 2),
-        (X, PACKED_FACTORS, BIAS, [4, -10, 3, -3, -2], *GOOD_PAIRS, 2),
+        (X, PACKED_FACTORS[1:], BIAS, [4, 10, 3, 3, 2, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, 10, 3, 3, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, 9, 3, 3, 2, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, 10, 4, 3, 2, *STEPS]),
+        (X, PACKED_FACTORS, BIAS, [4, -10, 3, -3, -2, *STEPS]),
     ],
 }
 CALLS = [

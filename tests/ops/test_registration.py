@@ -22,6 +22,7 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     x = x.contiguous(memory_format=memory_format)
     _, *factors, _ = case.cp_arguments()
     pairs = [list(case.stride), list(case.padding), list(case.dilation)]
+    steps = [*case.stride, *case.padding, *case.dilation, case.groups]
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
     _, sparse, columns, _ = case.column_sparse_arguments()
@@ -35,17 +36,15 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
             *(grad, x, sparse, columns, kernel, *pairs, case.groups, [True, False, True]),
         ),
         "column_sparse_conv2d_pack": (sparse, columns, kernel, case.groups),
-        "column_sparse_conv2d_packed": (
-            *(x, packed_sparse, bias, list(case.weight_size), *pairs, case.groups, columns),
-        ),
+        "column_sparse_conv2d_packed": (x, packed_sparse, bias, [*case.weight_size, *steps], columns),
         "conv2d": (x, weight, bias, *pairs, case.groups, True),
         "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
         "conv2d_pack": (weight, case.groups),
-        "conv2d_packed": (x, packed, bias, list(case.weight_size), *pairs, case.groups, False),
+        "conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
         "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
         "cp_conv2d_pack": (*factors, case.groups),
-        "cp_conv2d_packed": (x, packed_factors, bias, list(case.factor_size), *pairs, case.groups),
+        "cp_conv2d_packed": (x, packed_factors, bias, [*case.factor_size, *steps]),
     }[name]
 
 

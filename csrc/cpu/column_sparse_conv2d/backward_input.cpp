@@ -86,16 +86,14 @@ void compute(const Primitives<T>& kernels, const ColumnSparseConv2dBackwardParam
   const Conv2dShape& s = p.shape;
   const Chunk& chunk = *plan.chunk(p.scratch, index);
   const Patches patches = plan.patches(p.scratch, s, index, kernels.window);
-  const int64_t area = s.out_height * s.out_width, outputs = s.out_channels / s.groups, start = 0;
+  const int64_t area = s.out_height * s.out_width, outputs = s.out_channels / s.groups;
   T* const products = rows + sizes.rows;
   clear_channels(s, chunk, p.grad_x + image * s.in_channels * s.in_height * s.in_width);
   if (chunk.count == 0) return;
   Gemm<T> gemm{};
   gemm.a_pixel = s.channels_last ? s.out_channels : outputs;
   gemm.lines = 1;
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
-  gemm.segment_length = outputs;
+  gemm.patch = Patch::line(outputs);
   gemm.b = packed;
   gemm.b_panel = outputs * kPanel;
   gemm.b_step = kPanel;

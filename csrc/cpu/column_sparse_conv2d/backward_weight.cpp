@@ -63,7 +63,7 @@ void compute(const Primitives<T>& kernels, const ColumnSparseConv2dBackwardParam
   const Conv2dShape& s = p.shape;
   const Chunk& chunk = *plan.chunk(p.scratch, index);
   const Patches patches = plan.patches(p.scratch, s, index, kernels.window);
-  const int64_t channel = chunk.group * (s.out_channels / s.groups) + first, start = 0;
+  const int64_t channel = chunk.group * (s.out_channels / s.groups) + first;
   const int64_t pixels = s.batch * s.out_height * s.out_width;
   T* const gathered = grad + sizes.grad;
   T* const sums = gathered + sizes.patches;
@@ -72,8 +72,6 @@ void compute(const Primitives<T>& kernels, const ColumnSparseConv2dBackwardParam
   gemm.a_pixel = sizes.grad_pitch;
   gemm.pixels = outputs;
   gemm.lines = 1;
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
   gemm.b = gathered;
   gemm.b_panel = kPanel;
   gemm.b_step = round_up(chunk.count, kPanel) + kPanel;
@@ -85,7 +83,7 @@ void compute(const Primitives<T>& kernels, const ColumnSparseConv2dBackwardParam
     const int64_t begin = pixels * band / sizes.bands, end = pixels * (band + 1) / sizes.bands;
     gather_gradient(kernels, s, p.grad, channel, outputs, begin, end - begin, grad, sizes.grad_pitch);
     gather_rows(kernels, s, patches, {chunk.count, 1}, 0, p.x, begin, end - begin, gathered, gemm.b_step);
-    gemm.segment_length = end - begin;
+    gemm.patch = Patch::line(end - begin);
     gemm.accumulate = band > 0;
     kernels.gemm(gemm);
   }

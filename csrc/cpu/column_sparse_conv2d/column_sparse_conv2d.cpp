@@ -181,15 +181,13 @@ void compute_rows(const Work<T>& work, const Item& item) {
   const Conv2dShape& s = work.p.shape;
   const Patches patches = work.patches(item.group);
   const Blocks& blocks = work.plan.blocks;
-  const int64_t start = 0;
   Gemm<T> gemm = gemm_of(work, item);
   gemm.a = work.gathered;
   gemm.pixels = item.pixels;
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
   for (int64_t block = 0; block < blocks.count; ++block) {
-    gemm.segment_length = blocks.end(block) - blocks.begin(block);
-    gemm.a_pixel = row_pitch(gemm.segment_length);
+    const int64_t depth = blocks.end(block) - blocks.begin(block);
+    gemm.patch = Patch::line(depth);
+    gemm.a_pixel = row_pitch(depth);
     gather_rows(work.kernels, s, patches, blocks, block, work.p.x, item.pixel, item.pixels, work.gathered,
                 gemm.a_pixel);
     gemm.b = work.weights(item) + blocks.begin(block) * kPanel;
@@ -209,17 +207,15 @@ void compute_column(const Work<T>& work, const Item& item, int64_t column) {
   const Conv2dShape& s = work.p.shape;
   const Patches patches = work.patches(item.group);
   const Blocks& blocks = work.plan.blocks;
-  const int64_t start = 0;
   Gemm<T> gemm = gemm_of(work, item);
   gemm.a = work.gathered;
   gemm.pixels = item.pixels / s.out_width;
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
   gemm.c += column * s.out_channels;
   gemm.c_pixel = s.out_width * s.out_channels;
   for (int64_t block = 0; block < blocks.count; ++block) {
-    gemm.segment_length = blocks.end(block) - blocks.begin(block);
-    gemm.a_pixel = row_pitch(gemm.segment_length);
+    const int64_t depth = blocks.end(block) - blocks.begin(block);
+    gemm.patch = Patch::line(depth);
+    gemm.a_pixel = row_pitch(depth);
     for (int64_t row = 0; row < gemm.pixels; ++row)
       gather_rows(work.kernels, s, patches, blocks, block, work.p.x, item.pixel + row * s.out_width + column,
                   1, work.gathered + row * gemm.a_pixel, gemm.a_pixel);
@@ -243,15 +239,13 @@ void compute_inside(const Work<T>& work, const Item& item, const Interior& colum
   gemm.a_line = s.stride_height * steps.row;
   gemm.pixels = columns.end - columns.begin;
   gemm.lines = item.pixels / s.out_width;
-  gemm.segment_length = 1;
   gemm.c += columns.begin * s.out_channels;
   gemm.c_line = s.out_width * s.out_channels;
   for (int64_t block = 0; block < blocks.count; ++block) {
-    gemm.segment_offset = patches.offset + blocks.begin(block);
-    gemm.segments = blocks.end(block) - blocks.begin(block);
     gemm.b = work.weights(item) + blocks.begin(block) * kPanel;
     gemm.accumulate = block > 0;
-    work.kernels.gemm_by_offset(gemm);
+    work.kernels.gemm_by_offset(gemm, patches.offset + blocks.begin(block),
+                                blocks.end(block) - blocks.begin(block));
   }
   for (int64_t column = 0; column < columns.begin; ++column) compute_column(work, item, column);
   for (int64_t column = columns.end; column < s.out_width; ++column) compute_column(work, item, column);
@@ -336,6 +330,18 @@ void run(const Work<T>& work, const Worker& me) {
   }
 }
 
+// What is left where there are no columns.
+template <class T>
+void write_bias(const ColumnSparseConv2dParams<T>& p) {
+  const Conv2dShape& s = p.shape;
+  const int64_t area = s.out_height * s.out_width;
+  parallel(p.threads, [&](const Worker& me) {
+    const auto [begin, end] = me.share(s.batch * area * s.out_channels);
+    for (int64_t i = begin; i < end; ++i)
+      p.y[i] = p.bias ? p.bias[(s.channels_last ? i : i / area) % s.out_channels] : T(0);
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -346,6 +352,7 @@ int64_t column_sparse_conv2d_scratch(const Conv2dShape& shape, int64_t kept, int
 
 template <class T>
 void column_sparse_conv2d(const ColumnSparseConv2dParams<T>& p) {
+  if (p.kept.count == 0) return write_bias(p);
   const Primitives<T>& kernels = primitives<T>();
   const Plan plan = make_plan<T>(p.shape, p.kept.count, p.threads);
   const Work<T> shared{kernels, p, plan, nullptr, nullptr, nullptr};

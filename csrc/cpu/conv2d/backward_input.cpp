@@ -69,10 +69,9 @@ struct Plan {
   int64_t group_columns;    // C / G
   int64_t group_depth;      // K / G
   int64_t columns_at_once;  // input channels of one product
-  bool whole_rows;          // the taps of a row are one segment
   // Elements of what the team shares, and of one worker's scratch, in this order.
-  int64_t packed_size, offsets_size, strip_size, tile_size;
-  int64_t worker_size() const { return offsets_size + strip_size + tile_size; }
+  int64_t packed_size, strip_size, tile_size;
+  int64_t worker_size() const { return strip_size + tile_size; }
 };
 
 template <class T>
@@ -85,7 +84,6 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   const RowsMet met = rows_met(0, s.in_width, s.kernel_width, s.stride_width, s.pad_width, s.dilation_width);
   plan.left = met.begin;
   plan.columns = met.count;
-  plan.whole_rows = s.groups == 1 && s.stride_width % s.dilation_width == 0;  // reach_step is 1
   plan.columns_at_once = s.channels_last ? plan.group_columns : std::min(plan.group_columns, 2 * kPanel);
 
   // A strip and what is computed from it take half of level 2; the other half is for weights.
@@ -110,9 +108,7 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   plan.in_rows = (s.in_height + bands - 1) / bands;
   plan.bands = (s.in_height + plan.in_rows - 1) / plan.in_rows;
 
-  const int64_t taps = s.kernel_height * s.kernel_width;
   plan.packed_size = packed_size(s);
-  plan.offsets_size = round_up(taps * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)), kPanel);
   const int64_t rows = most_rows_met(plan.in_rows, s.kernel_height, s.stride_height, s.dilation_height);
   plan.strip_size = plan.in_place ? 0 : round_up(rows * pitch, kPanel);
   plan.tile_size = s.channels_last ? 0 : plan.in_rows * s.in_width * round_up(plan.columns_at_once, kPanel);
@@ -150,7 +146,7 @@ void write_zeros(const Target<T>& to, const Conv2dShape& s, int64_t first, const
 template <class T>
 void multiply_phase(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& plan, const Band<T>& band,
                     int64_t group, const Phase& rows, const PhaseRows& y, const Phase& columns,
-                    const PhaseRows& x, const T* packed, int64_t* offsets, const Target<T>& to) {
+                    const PhaseRows& x, const T* packed, const Target<T>& to) {
   const int64_t pitch = plan.columns * s.out_channels, depth = rows.taps * columns.taps * plan.group_depth;
   Gemm<T> gemm{};
   gemm.a = band.strip + (y.out - rows.last_reach() - band.top) * pitch +
@@ -159,12 +155,8 @@ void multiply_phase(const Primitives<T>& kernels, const Conv2dShape& s, const Pl
   gemm.a_line = pitch;
   gemm.pixels = x.count;
   gemm.lines = y.count;
-  gemm.segment_offset = offsets;
-  gemm.segment_length = plan.whole_rows ? columns.taps * plan.group_depth : plan.group_depth;
-  for (int64_t i = 0; i < rows.taps; ++i) {
-    for (int64_t j = 0; j < (plan.whole_rows ? 1 : columns.taps); ++j)
-      offsets[gemm.segments++] = i * rows.reach_step * pitch + j * columns.reach_step * s.out_channels;
-  }
+  gemm.patch = Patch::whole(rows.taps, rows.reach_step * pitch, columns.taps,
+                            columns.reach_step * s.out_channels, plan.group_depth);
   gemm.b = packed;
   gemm.b_panel = depth * kPanel;
   gemm.b_step = kPanel;
@@ -179,7 +171,7 @@ void multiply_phase(const Primitives<T>& kernels, const Conv2dShape& s, const Pl
 // All phases of a band, for one group's input channels from `column` on.
 template <class T>
 void compute(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& plan, const Band<T>& band,
-             int64_t group, int64_t column, const T* packed, int64_t* offsets, const Target<T>& to) {
+             int64_t group, int64_t column, const T* packed, const Target<T>& to) {
   const int64_t first_panel = group * panels(plan.group_columns) + column / kPanel;
   for (int64_t a = 0; a < s.stride_height; ++a) {
     const Phase rows = phase_of_rows(s, a);
@@ -192,7 +184,7 @@ void compute(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& pla
         write_zeros(to, s, band.first, y, x);
       } else {
         multiply_phase(kernels, s, plan, band, group, rows, y, columns, x,
-                       packed + first_panel * taps * plan.group_depth * kPanel, offsets, to);
+                       packed + first_panel * taps * plan.group_depth * kPanel, to);
       }
       packed += taps_packed_size(s, taps);
     }
@@ -203,9 +195,7 @@ template <class T>
 void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const Plan& plan, const Worker& me) {
   const Conv2dShape& s = p.shape;
   const T* const packed = p.scratch;
-  T* const base = p.scratch + plan.packed_size + me.index * plan.worker_size();
-  int64_t* const offsets = reinterpret_cast<int64_t*>(base);
-  T* const strip = base + plan.offsets_size;
+  T* const strip = p.scratch + plan.packed_size + me.index * plan.worker_size();
   T* const tile = strip + plan.strip_size;
   const int64_t area = s.in_height * s.in_width, out_image = s.out_channels * s.out_height * s.out_width;
   const int64_t column_panels = panels(plan.group_columns), bands = s.batch * plan.bands;
@@ -235,10 +225,10 @@ void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const P
         const int64_t channel = group * plan.group_columns + column;
         if (s.channels_last) {
           T* const to = p.grad_x + (band.image * area + band.first * s.in_width) * s.in_channels + channel;
-          compute(kernels, s, plan, band, group, column, packed, offsets, {to, s.in_channels, columns});
+          compute(kernels, s, plan, band, group, column, packed, {to, s.in_channels, columns});
         } else {
           const int64_t pixel = round_up(columns, kPanel);
-          compute(kernels, s, plan, band, group, column, packed, offsets, {tile, pixel, columns});
+          compute(kernels, s, plan, band, group, column, packed, {tile, pixel, columns});
           kernels.transpose(
               tile, pixel, (band.last - band.first) * s.in_width, columns,
               p.grad_x + (band.image * s.in_channels + channel) * area + band.first * s.in_width, area);

@@ -73,11 +73,9 @@ Inside inside(int64_t reach, int64_t pad, int64_t stride, int64_t in_size, int64
 template <class T>
 void add_taps(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& plan, const T* grad,
               const T* weight, int64_t images, int64_t columns, T* to, int64_t pixel) {
-  const int64_t taps = s.kernel_height * s.kernel_width, start = 0;
+  const int64_t taps = s.kernel_height * s.kernel_width;
   Gemm<T> gemm{};
-  gemm.segment_offset = &start;
-  gemm.segments = 1;
-  gemm.segment_length = plan.group_depth;
+  gemm.patch = Patch::line(plan.group_depth);
   gemm.b_panel = taps * plan.group_depth * kPanel;
   gemm.b_step = kPanel;
   gemm.c_panel = kPanel;

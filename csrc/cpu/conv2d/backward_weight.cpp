@@ -237,7 +237,6 @@ struct Workplace {
   const T *x, *grad;
   T* grad_weight;
   T* parts;  // the accumulators of all parts
-  int64_t* offsets;
   T *sums, *planes, *panels, *staged;
 
   Workplace(const Conv2dBackwardParams<T>& p, const WeightPlan& plan, int64_t worker)
@@ -245,9 +244,7 @@ struct Workplace {
         grad(plan.swapped ? p.x : p.grad),
         grad_weight(p.grad_weight),
         parts(p.scratch),
-        offsets(reinterpret_cast<int64_t*>(p.scratch + plan.parts * plan.part_size +
-                                           worker * plan.worker_size())),
-        sums(reinterpret_cast<T*>(offsets) + plan.offsets_size),
+        sums(p.scratch + plan.parts * plan.part_size + worker * plan.worker_size()),
         planes(sums + plan.sums_size),
         panels(planes + plan.planes_size),
         staged(panels + plan.panels_size) {}
@@ -290,12 +287,7 @@ void add_unit(const Primitives<T>& kernels, const WeightPlan& plan, const Workpl
     const int64_t pixels = band.rows * s.out_width;
     Gemm<T> gemm{};
     const int64_t lines = plan.pitch == s.out_width ? 1 : band.rows;
-    for (int64_t image = 0; image < band.images; ++image) {
-      for (int64_t r = 0; r < lines; ++r)
-        at.offsets[gemm.segments++] = image * plan.image_size + r * plan.pitch;
-    }
-    gemm.segment_offset = at.offsets;
-    gemm.segment_length = pixels / lines;
+    gemm.patch = Patch::whole(band.images, plan.image_size, lines, plan.pitch, pixels / lines);
     gemm.b = at.panels;
     gemm.b_panel = apart(band.images * pixels * kPanel);
     gemm.b_step = kPanel;

@@ -124,12 +124,10 @@ WeightPlan make_weight_plan(const Conv2dShape& shape, int64_t threads, int64_t t
   plan.block = block_of_channels<T>(plan, tile_rows);
 
   const int64_t pixels = plan.images * plan.out_rows * s.out_width;
-  const int64_t words = plan.images * plan.out_rows * static_cast<int64_t>(sizeof(int64_t) / sizeof(T));
   const int64_t output_panels = (plan.columns / kPanel - 1) / plan.output_splits + 1;
   const int64_t in_rows =
       (plan.out_rows - 1) * s.stride_height + (s.kernel_height - 1) * s.dilation_height + 1;
   plan.part_size = plan.one_band ? 0 : s.in_channels * plan.taps * plan.columns;
-  plan.offsets_size = round_up(words, kPanel);
   plan.sums_size = plan.one_band ? plan.block * plan.groups_at_once * plan.taps * plan.columns : 0;
   plan.planes_size = plan.in_place ? 0 : plan.block * plan.groups_at_once * plan.plane;
   plan.panels_size = plan.groups_at_once * output_panels * apart(pixels * kPanel);

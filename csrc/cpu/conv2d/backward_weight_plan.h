@@ -36,8 +36,8 @@ struct WeightPlan {
   int64_t units() const { return parts * group_blocks * channel_splits * output_splits; }
 
   // Elements of the accumulators of all parts, and of one worker's scratch in this order.
-  int64_t part_size, offsets_size, sums_size, planes_size, panels_size, staged_size;
-  int64_t worker_size() const { return offsets_size + sums_size + planes_size + panels_size + staged_size; }
+  int64_t part_size, sums_size, planes_size, panels_size, staged_size;
+  int64_t worker_size() const { return sums_size + planes_size + panels_size + staged_size; }
 };
 
 template <class T>

@@ -27,9 +27,8 @@ struct Backward {
   const Worker& me;
   const CpConv2dParams<T> forward;
   const Stages<T> stages;
-  T* grad_line;  // padded gradient of a stage-2 row
-  T* ones;       // (kPanel)
-  int64_t* offsets;
+  T* grad_line;    // padded gradient of a stage-2 row
+  T* ones;         // (kPanel)
   T* grad;         // the strip's gradient of y (panel of K, pixel, kPanel)
   T* x;            // completed rows of x (panel of C, pixel, kPanel)
   T* stage3;       // two panels of the rank (panel, pixel, kPanel) ...
@@ -60,8 +59,7 @@ struct Backward {
         transposed_at(stages.group_rank, stages.group_channels, stages.group_outputs) {
     grad_line = forward.scratch + plan.recompute.worker_size();
     ones = grad_line + plan.grad_line_size;
-    offsets = reinterpret_cast<int64_t*>(ones + plan.ones_size);
-    grad = ones + plan.ones_size + plan.offsets_size;
+    grad = ones + plan.ones_size;
     x = grad + plan.grad_size;
     stage3 = x + plan.x_size;
     by_rank = stage3 + plan.rows_size;
@@ -88,9 +86,7 @@ struct Backward {
     gemm.a_pixel = a_pixel;
     gemm.pixels = rows;
     gemm.lines = 1;
-    gemm.segment_offset = offsets;  // offsets[0] == 0
-    gemm.segments = 1;
-    gemm.segment_length = depth;
+    gemm.patch = Patch::line(depth);
     gemm.b = b;
     gemm.b_panel = depth * kPanel;
     gemm.b_step = kPanel;
@@ -102,10 +98,8 @@ struct Backward {
   // A product whose rows are pixels in panels, `panel_size` elements apart.
   Gemm<T> product_of_panels(const T* a, int64_t panel_size, int64_t count, int64_t rows, const T* b,
                             int64_t column_panels) const {
-    for (int64_t q = 0; q < count; ++q) offsets[q] = q * panel_size;
     Gemm<T> gemm = product(a, kPanel, rows, b, count * kPanel, column_panels);
-    gemm.segments = count;
-    gemm.segment_length = kPanel;
+    gemm.patch = Patch::whole(1, 0, count, panel_size, kPanel);
     return gemm;
   }
 
@@ -272,7 +266,6 @@ struct Backward {
     const auto image_of = [&](int64_t part) { return s.batch * part / plan.parts; };
     const Panels all_rank{0, plan.rank_panels}, all_outputs{0, plan.output_panels},
         all_channels{0, plan.channel_panels};
-    offsets[0] = 0;
     const auto mine = me.share(plan.parts);
     const auto rank = me.share(plan.rank_panels), outputs = me.share(plan.output_panels);
     const auto channels = me.share(plan.channel_panels);

@@ -5,7 +5,6 @@
 
 #include "cpu/primitives.h"
 #include "cpu/registry.h"
-#include "cpu/strip.h"
 
 namespace cnnkern {
 namespace {
@@ -49,9 +48,6 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   const int64_t pixels = plan.strip_rows * s.out_width, in_pixels = plan.ring_rows * s.in_width;
   plan.grad_line_size = recompute.line_size;
   plan.ones_size = kPanel;
-  plan.offsets_size = round_up(
-      std::max(plan.rank_panels, plan.output_panels) * static_cast<int64_t>(sizeof(int64_t) / sizeof(T)),
-      kPanel);
   plan.grad_size = plan.output_panels * pixels * kPanel;
   plan.x_size = plan.channel_panels * in_pixels * kPanel;
   plan.rows_size = 2 * kPanel * std::max(pixels, in_pixels);

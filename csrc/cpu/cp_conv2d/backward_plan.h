@@ -15,10 +15,10 @@ struct CpBackwardPlan {
   int64_t rank_panels, channel_panels, output_panels;  // of a group
 
   // Elements of a worker's scratch, after that of `recompute`.
-  int64_t grad_line_size, ones_size, offsets_size, grad_size, x_size, rows_size, tile_size;
+  int64_t grad_line_size, ones_size, grad_size, x_size, rows_size, tile_size;
   int64_t worker_size() const {
-    return recompute.worker_size() + grad_line_size + ones_size + offsets_size + grad_size + x_size +
-           4 * rows_size + tile_size;
+    return recompute.worker_size() + grad_line_size + ones_size + grad_size + x_size + 4 * rows_size +
+           tile_size;
   }
   int64_t
       ring_size;  // gradient of stage-1 rows (panel, ring row, W, kPanel): one a worker, or one for the team

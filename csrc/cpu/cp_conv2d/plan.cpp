@@ -5,16 +5,8 @@
 
 #include "cpu/primitives.h"
 #include "cpu/registry.h"
-#include "cpu/strip.h"
 
 namespace cnnkern {
-
-RowRange rows_under(const Conv2dShape& s, int64_t first, int64_t last) {
-  const int64_t span = (s.kernel_height - 1) * s.dilation_height + 1;
-  const int64_t begin = std::clamp<int64_t>(first * s.stride_height - s.pad_height, 0, s.in_height);
-  const int64_t end = std::clamp<int64_t>((last - 1) * s.stride_height - s.pad_height + span, 0, s.in_height);
-  return {begin, std::max(begin, end)};
-}
 
 template <class T>
 CpPlan make_cp_plan(const Conv2dShape& s, int64_t rank, int64_t threads) {

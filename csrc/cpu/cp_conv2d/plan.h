@@ -1,6 +1,7 @@
 // How a fused CP convolution is cut: into strips of output rows that keep the rank-R intermediates in level
 // 2, and over threads by one of two schemes.
 #pragma once
+#include "cpu/strip.h"
 #include "params/conv2d.h"
 
 namespace cnnkern {
@@ -32,11 +33,5 @@ constexpr int64_t kPointerSize = static_cast<int64_t>(sizeof(void*) / sizeof(T))
 
 template <class T>
 CpPlan make_cp_plan(const Conv2dShape& shape, int64_t rank, int64_t threads);
-
-// The stage-1 rows [begin, end) that output rows [first, last) read, inside the image.
-struct RowRange {
-  int64_t begin, end;
-};
-RowRange rows_under(const Conv2dShape& shape, int64_t first, int64_t last);
 
 }  // namespace cnnkern

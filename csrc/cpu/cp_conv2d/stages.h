@@ -83,15 +83,12 @@ struct Stages {
   // Stage 1 of `count` rows at `from` for some panels of the rank, into rows of a (panel, row, W, kPanel)
   // buffer.
   void stage1(int64_t group, Panels panel, const T* from, int64_t count, T* to, int64_t panel_stride) const {
-    const int64_t start = 0;
     Gemm<T> gemm{};
     gemm.a = from;
     gemm.a_pixel = s.channels_last ? s.in_channels : group_channels;
     gemm.pixels = count * s.in_width;
     gemm.lines = 1;
-    gemm.segment_offset = &start;
-    gemm.segments = 1;
-    gemm.segment_length = group_channels;
+    gemm.patch = Patch::line(group_channels);
     gemm.b = factors(group) + at.factor_c + panel.begin * group_channels * kPanel;
     gemm.b_panel = group_channels * kPanel;
     gemm.b_step = kPanel;
@@ -165,7 +162,7 @@ struct Stages {
 
   // Stage 4 of output rows [first, last) for some panels of the group's output channels, from `from` into y.
   void stage4(int64_t image, int64_t group, Panels panel, int64_t first, int64_t last, const T* from) const {
-    const int64_t start = 0, area = s.out_height * s.out_width;
+    const int64_t area = s.out_height * s.out_width;
     const int64_t step = s.channels_last ? panel.end - panel.begin : kPanelsAtOnce;
     for (int64_t q = panel.begin; q < panel.end; q += step) {
       const int64_t column = q * kPanel, channel = group * group_outputs + column;
@@ -174,9 +171,7 @@ struct Stages {
       gemm.a_pixel = padded_rank;
       gemm.pixels = (last - first) * s.out_width;
       gemm.lines = 1;
-      gemm.segment_offset = &start;
-      gemm.segments = 1;
-      gemm.segment_length = group_rank;
+      gemm.patch = Patch::line(group_rank);
       gemm.b = factors(group) + at.factor_k + q * group_rank * kPanel;
       gemm.b_panel = group_rank * kPanel;
       gemm.b_step = kPanel;

@@ -60,7 +60,8 @@ struct Vec {
 
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
-constexpr int64_t kBlockK = 256;  // 16 KiB of weights: half of L1
+// Weights of this depth stream from level 2; passes over less of it would load and store C more often.
+constexpr int64_t kBlockK = 2048;
 constexpr int kPixelTileRows = 6;
 constexpr int kPixelTileVectors = 2;
 
@@ -72,7 +73,7 @@ constexpr int kPixelTileVectors = 2;
 }  // namespace
 
 const Primitives<float> kPrimitives = {
-    kTilePixels, gemm,          separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
+    kTilePixels, gemms,         separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
     fma_loop,    gather_pixels, pixel_gemm,     gemm_by_offset, gather_windows,    Vec::kLanes};
 }  // namespace cnnkern::avx2
 #endif

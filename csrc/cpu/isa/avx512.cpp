@@ -85,7 +85,8 @@ struct Vec {
 
 constexpr int kTilePixels = 14;
 constexpr int kTileVectors = 2;
-constexpr int64_t kBlockK = 256;  // 32 KiB of weights: two thirds of L1
+// Weights of this depth stream from level 2; passes over less of it would load and store C more often.
+constexpr int64_t kBlockK = 2048;
 constexpr int kPixelTileRows = 8;
 constexpr int kPixelTileVectors = 3;
 
@@ -97,7 +98,7 @@ constexpr int kPixelTileVectors = 3;
 }  // namespace
 
 const Primitives<float> kPrimitives = {
-    kTilePixels, gemm,          separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
+    kTilePixels, gemms,         separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
     fma_loop,    gather_pixels, pixel_gemm,     gemm_by_offset, gather_windows,    Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif
