@@ -44,6 +44,23 @@ class Layer:
         per_rank = self.C * self.H * self.W + kH * oH * self.W + kW * oH * oW + self.K * oH * oW
         return 2 * batch * rank * per_rank
 
+    @property
+    def columns(self) -> int:
+        """Of the weight matrix: C·kH·kW."""
+        kH, kW = self.kernel
+        return self.C * kH * kW
+
+    def kept_columns(self, density: float) -> int:
+        return max(1, round(density * self.columns))
+
+    def column_sparse_flops(self, batch: int, density: float) -> int:
+        oH, oW = self.output_size
+        return 2 * batch * self.K * self.kept_columns(density) * oH * oW
+
+    def column_sparse_bytes(self, batch: int, density: float) -> int:
+        """Of the whole input, of which little may be read."""
+        return self._bytes(batch, weights=self.K * self.kept_columns(density))
+
     def dense_bytes(self, batch: int) -> int:
         kH, kW = self.kernel
         return self._bytes(batch, weights=self.K * self.C * kH * kW)
@@ -63,7 +80,8 @@ class Layer:
 class Workload:
     """What one row of a result is about, and what one call costs by arithmetic.
 
-    `rank` is None for the dense layer. `dense_flops` is what the layer costs without an approximation.
+    `rank` is None for all but CP layers, `density` for all but column-sparse ones. `dense_flops` is what the
+    layer costs without an approximation.
     """
 
     suite: str
@@ -73,10 +91,18 @@ class Workload:
     flops: int
     bytes: int
     dense_flops: int
+    density: float | None = None
+    many_columns: bool = False
 
     @property
     def title(self) -> str:
         return self.layer if self.rank is None else f"{self.layer} R={self.rank}"
+
+    @property
+    def over_own_dense(self) -> float | None:
+        """How many times faster than our own dense layer a column-sparse one would be at the same FLOP/s;
+        None for layers of too few columns for this to be asked of them."""
+        return self.dense_flops / self.flops if self.many_columns else None
 
 
 def dense_work(layer: Layer, batch: int) -> Workload:
@@ -87,6 +113,13 @@ def dense_work(layer: Layer, batch: int) -> Workload:
 def cp_work(layer: Layer, rank: int, batch: int) -> Workload:
     cost = layer.cp_flops(batch, rank), layer.cp_bytes(batch, rank)
     return Workload("cp", layer.name, rank, batch, *cost, layer.dense_flops(batch))
+
+
+def column_sparse_work(layer: Layer, density: float, batch: int) -> Workload:
+    """Each density is a suite of its own, since no mean over densities means anything."""
+    cost = layer.column_sparse_flops(batch, density), layer.column_sparse_bytes(batch, density)
+    suite, many = f"column_sparse {density:g}", layer.columns >= MANY_COLUMNS
+    return Workload(suite, layer.name, None, batch, *cost, layer.dense_flops(batch), density, many)
 
 
 def im2col_work(layer: Layer, batch: int) -> Workload:
@@ -123,3 +156,5 @@ LAYERS = (
 
 RANKED = tuple((layer, rank) for layer in LAYERS for rank in layer.ranks)
 BATCHES = (1, 16)
+DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)  # of column-sparse layers
+MANY_COLUMNS = 512  # from here on a column-sparse layer has to be faster in proportion

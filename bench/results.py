@@ -26,12 +26,18 @@ class Run:
     """One interleaved run: a timing per contender, and the ceilings measured beside them.
 
     `dense_seconds`, for a layer that approximates a dense one: that one by torch, in its best layout.
+    `over_own_dense`, for a column-sparse one: how many times faster than ours it would be in proportion.
     """
 
     timings: dict[str, Timing]
     peak_gflops: float | None = None
     bandwidth_gbs: float | None = None
     dense_seconds: float | None = None
+    over_own_dense: float | None = None
+
+    def as_rivals(self) -> dict[str, Timing]:
+        """The timings of a dense contest as those of another one's rivals: our layer becomes dense/layout."""
+        return {name.replace("cnnkern/", "dense/"): timing for name, timing in self.timings.items()}
 
     def best(self, who: str) -> float:
         """Seconds of the fastest layout of `who`."""
@@ -50,6 +56,10 @@ class Run:
             ratios["onnxruntime"] = self.best("onnxruntime") / ours
         if self.dense_seconds is not None:
             ratios["over_dense"] = self.dense_seconds / ours
+        if self.over_own_dense is not None:
+            for name in ("contiguous", "channels_last"):
+                own = self.timings[f"dense/{name}"].median / self.timings[f"cnnkern/{name}"].median
+                ratios[f"in_proportion_{name}"] = own / self.over_own_dense
         return ratios
 
 
