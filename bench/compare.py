@@ -17,7 +17,7 @@ from bench.timing import interleave, thread_count
 from bench.training_memory import training_memory
 from cnnkern import _C
 
-SUITES = ("forward", "training", "overhead", "perforated")
+SUITES = ("forward", "column_sparse", "perforated", "training", "overhead")
 PEAK_SECONDS = 5e-3  # of every round
 BANDWIDTH_SECONDS = 0.2  # of every run
 BUSY = 0.5  # load average: half a core is somebody else's
@@ -40,6 +40,8 @@ class Settings:
     def steps(self) -> int:
         """How often `compare` calls `advance`."""
         steps = self.runs * len(self.threads) * len(self.layers) if "forward" in self.suites else 0
+        if "column_sparse" in self.suites:
+            steps += self.runs * len(self.layers)
         if "training" in self.suites:
             steps += self.runs * len(self.ranked) + sum(len(layer.ranks) for layer in self.ranked)
         if "perforated" in self.suites:
@@ -71,6 +73,8 @@ def compare(settings: Settings, advance: Advance) -> Results:
             with thread_count(threads):
                 rows += _forward(settings, threads, advance)
     with thread_count(everybody):
+        if "column_sparse" in settings.suites:
+            rows += _column_sparse(settings, everybody, advance)
         if "training" in settings.suites:
             rows += _training(settings, everybody, advance)
         if "overhead" in settings.suites:
@@ -97,6 +101,14 @@ def _forward(settings: Settings, threads: int, advance: Advance) -> list[Row]:
     with OnnxRuntime() if threads == 1 else nullcontext() as rival:
         found = _race(settings, settings.layers, threads, enter, advance)
     return [Row.of(work, threads, runs) for work, runs in found.items()]
+
+
+def _column_sparse(settings: Settings, threads: int, advance: Advance) -> list[Row]:
+    """One suite for each density; the dense layers beside them are rows of the forward suite."""
+    found = _race(settings, settings.layers, threads, contests.column_sparse_contests, advance)
+    sparse = [(work, runs) for work, runs in found.items() if work.density is not None]
+    sparse.sort(key=lambda row: -row[0].density)
+    return [Row.of(work, threads, runs) for work, runs in sparse]
 
 
 def _training(settings: Settings, threads: int, advance: Advance) -> list[Row]:
@@ -159,12 +171,15 @@ def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: 
             min_rounds=settings.min_rounds,
             beside=lambda: _C.fma_peak(threads, PEAK_SECONDS),
         )
-    remaining, dense_seconds, own_dense_seconds = iter(timings), None, None
+    remaining, dense = iter(timings), None
     for contest in entered:
-        names = [contender.name for contender in contest.contenders]
-        run = Run(
-            {name: next(remaining) for name in names}, peak, bandwidth, dense_seconds, own_dense_seconds
-        )
+        own = {contender.name: next(remaining) for contender in contest.contenders}
+        run = Run(own, peak, bandwidth)
         if contest.work.suite == "dense":  # comes first: what the layers after it replace
-            dense_seconds, own_dense_seconds = run.best("torch"), run.best("cnnkern")
+            dense = run
+        elif contest.work.density is not None:
+            run = Run(dense.as_rivals() | own, peak, bandwidth, over_own_dense=contest.work.over_own_dense)
+        elif dense is not None:
+            own_dense = dense.best("cnnkern") if contest.work.rate is not None else None
+            run = Run(own, peak, bandwidth, dense.best("torch"), own_dense)
         yield run

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.layers import (
+    DENSITIES,
     RATES,
     Layer,
     Workload,
+    column_sparse_work,
     cp_work,
     dense_work,
     im2col_work,
@@ -26,12 +28,13 @@ from bench.layers import (
     training_work,
 )
 from bench.timing import Call, Contender, check, end_to_end
-from cnnkern import CPConv2d, Im2colConv2d, PerforatedConv2d, ops, perforation
-from cnnkern.reference import conv2d, cp_conv2d, error_bound, nearest_kept
+from cnnkern import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d, ops, perforation
+from cnnkern.reference import column_sparse_conv2d, conv2d, cp_conv2d, error_bound, nearest_kept
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 STEPS = tuple(f"{maker}/{name}" for maker in ("torch", "cnnkern") for name in FORMATS)
 FORWARD = (*STEPS, "torch/channels_last_weights")
+COLUMN_SPARSE = tuple(f"cnnkern/{name}" for name in FORMATS)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,31 @@ def cp(layer: Layer, rank: int, batch: int) -> Contest:
     stock = ours.to_stock().eval()
     calls = [*stock_calls(stock, x), *our_calls(ours, x)]
     return Contest(cp_work(layer, rank, batch), calls, reference, stock, x)
+
+
+def column_sparse(layer: Layer, density: float, batch: int) -> Contest:
+    """ColumnSparseConv2d with random columns. What it is compared with is in the dense contest: stock
+    software computes a pruned layer as a dense one with zeros in it."""
+    torch.manual_seed(0)
+    columns = torch.rand(layer.columns).topk(layer.kept_columns(density)).indices.sort().values
+    arguments = layer.C, layer.K, layer.kernel, layer.stride, layer.padding
+    ours = ColumnSparseConv2d(*arguments, columns=columns).eval()
+    x = torch.randn(batch, layer.C, layer.H, layer.W)
+    reference = partial(
+        _reference,
+        column_sparse_conv2d,
+        (x, ours.weight.detach(), ours.columns, ours.bias.detach()),
+        kernel_size=layer.kernel,
+        stride=layer.stride,
+        padding=layer.padding,
+    )
+    work = column_sparse_work(layer, density, batch)
+    return Contest(work, our_calls(ours, x), reference, ours.to_stock().eval(), x)
+
+
+def column_sparse_contests(layer: Layer, batch: int) -> list[Contest]:
+    """What is timed interleaved for one layer: the dense contest, and one for each density."""
+    return [dense(layer, batch), *(column_sparse(layer, density, batch) for density in DENSITIES)]
 
 
 def training(layer: Layer, rank: int, batch: int) -> Contest:
@@ -203,9 +231,9 @@ def training_step(
 
 
 def _reference(
-    operation: Callable[..., Tensor], arguments: tuple[Tensor, ...], **options: int
+    operation: Callable[..., Tensor], arguments: tuple[Tensor, ...], **options: object
 ) -> tuple[Tensor, Tensor]:
-    exact = [argument.double() for argument in arguments]
+    exact = [argument.double() if argument.is_floating_point() else argument for argument in arguments]
     return operation(*exact, **options), error_bound(operation, *arguments, **options)
 
 

@@ -44,6 +44,23 @@ class Layer:
         per_rank = self.C * self.H * self.W + kH * oH * self.W + kW * oH * oW + self.K * oH * oW
         return 2 * batch * rank * per_rank
 
+    @property
+    def columns(self) -> int:
+        """Of the weight matrix: C·kH·kW."""
+        kH, kW = self.kernel
+        return self.C * kH * kW
+
+    def kept_columns(self, density: float) -> int:
+        return max(1, round(density * self.columns))
+
+    def column_sparse_flops(self, batch: int, density: float) -> int:
+        oH, oW = self.output_size
+        return 2 * batch * self.K * self.kept_columns(density) * oH * oW
+
+    def column_sparse_bytes(self, batch: int, density: float) -> int:
+        """Of the whole input, of which little may be read."""
+        return self._bytes(batch, weights=self.K * self.kept_columns(density))
+
     def dense_bytes(self, batch: int) -> int:
         kH, kW = self.kernel
         return self._bytes(batch, weights=self.K * self.C * kH * kW)
@@ -63,8 +80,8 @@ class Layer:
 class Workload:
     """What one row of a result is about, and what one call costs by arithmetic.
 
-    `rank` is that of a CP layer, `rate` the share of outputs that a perforated one drops, else they are None.
-    `dense_flops` is what the layer costs without an approximation.
+    `rank` is that of a CP layer, `density` that of a column-sparse one, `rate` the share of outputs that a
+    perforated one drops, else they are None. `dense_flops` is what the layer costs without an approximation.
     """
 
     suite: str
@@ -75,12 +92,20 @@ class Workload:
     bytes: int
     dense_flops: int
     rate: float | None = None
+    density: float | None = None
+    many_columns: bool = False
 
     @property
     def title(self) -> str:
         if self.rate is not None:
             return f"{self.layer} r={self.rate:.2g}"
         return self.layer if self.rank is None else f"{self.layer} R={self.rank}"
+
+    @property
+    def over_own_dense(self) -> float | None:
+        """How many times faster than our own dense layer a column-sparse one would be at the same FLOP/s;
+        None for layers of too few columns for this to be asked of them."""
+        return self.dense_flops / self.flops if self.many_columns else None
 
 
 def dense_work(layer: Layer, batch: int) -> Workload:
@@ -100,6 +125,13 @@ def perforated_work(suite: str, layer: Layer, rate: float, kept: int, batch: int
     return Workload(
         suite, layer.name, None, batch, dense * kept // area, layer.dense_bytes(batch), dense, rate
     )
+
+
+def column_sparse_work(layer: Layer, density: float, batch: int) -> Workload:
+    """Each density is a suite of its own, since no mean over densities means anything."""
+    cost = layer.column_sparse_flops(batch, density), layer.column_sparse_bytes(batch, density)
+    suite, many = f"column_sparse {density:g}", layer.columns >= MANY_COLUMNS
+    return Workload(suite, layer.name, None, batch, *cost, layer.dense_flops(batch), None, density, many)
 
 
 def im2col_work(layer: Layer, batch: int) -> Workload:
@@ -137,3 +169,5 @@ LAYERS = (
 RATES = (0.0, 0.25, 0.5, 0.75)
 RANKED = tuple((layer, rank) for layer in LAYERS for rank in layer.ranks)
 BATCHES = (1, 16)
+DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)  # of column-sparse layers
+MANY_COLUMNS = 512  # from here on a column-sparse layer has to be faster in proportion

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import overhead
+from bench.layers import DENSITIES
 from bench.results import Results, Row, Summary, maker, summarize
 
 REPORT_WIDTH = 130  # what the widest table needs
@@ -21,7 +22,8 @@ layout against ONNX Runtime and against torch's dense layer; own: against our ow
 arithmetic alone would give there.
 %: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout.
 extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout;
-needed: output and gradients, which every step holds."""
+needed: output and gradients, which every step holds. Column-sparse, /p: times faster than our dense layer
+in the same layout, over what arithmetic alone would give; for layers with 512 columns or more."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,16 @@ MEMORY = [
     Column("needed\nMB", lambda row: f"{row.work.bytes / 2 / 1e6:.1f}"),
     _ratio("less\nx", "extra_memory"),
 ]
+COLUMN_SPARSE = [
+    *TIMES[:3],
+    _seconds("dense\nNCHW ms", "dense/contiguous"),
+    *TIMES[3:4],
+    _seconds("dense\nNHWC ms", "dense/channels_last"),
+    *TIMES[4:6],
+    _ratio("NCHW\n/p", "in_proportion_contiguous"),
+    _ratio("NHWC\n/p", "in_proportion_channels_last"),
+    _share("ours\n%", "cnnkern"),
+]
 OVERHEAD = [
     LAYER,
     *(_seconds(f"{name.split('/')[1]}\nµs", name, unit=1e-6) for name in overhead.NAMES),
@@ -157,6 +169,10 @@ OVERHEAD = [
 SUITES = {
     "dense": ("Dense: Im2colConv2d against nn.Conv2d", TIMES + RATES),
     "cp": ("CP: CPConv2d against four stock convolutions", TIMES + RATES),
+    **{
+        f"column_sparse {density:g}": (f"Column-sparse, density {density:g}, against dense", COLUMN_SPARSE)
+        for density in DENSITIES
+    },
     "training": ("CP forward and backward, against four stock convolutions under autograd", TIMES + MEMORY),
     "perforated": ("Perforated, irregular masks: PerforatedConv2d against indexing and products", TIMES),
     "perforated grid": ("Perforated, every second row and column, against a strided convolution", TIMES),

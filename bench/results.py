@@ -26,7 +26,8 @@ class Run:
     """One interleaved run: a timing per contender, and the ceilings measured beside them.
 
     `dense_seconds`, for a layer that approximates a dense one: that one by torch, in its best layout;
-    `own_dense_seconds`: that one by us.
+    `own_dense_seconds`: that one by us. `over_own_dense`, for a column-sparse one: how many times faster than
+    ours it would be in proportion.
     """
 
     timings: dict[str, Timing]
@@ -34,6 +35,11 @@ class Run:
     bandwidth_gbs: float | None = None
     dense_seconds: float | None = None
     own_dense_seconds: float | None = None
+    over_own_dense: float | None = None
+
+    def as_rivals(self) -> dict[str, Timing]:
+        """The timings of a dense contest as those of another one's rivals: our layer becomes dense/layout."""
+        return {name.replace("cnnkern/", "dense/"): timing for name, timing in self.timings.items()}
 
     def best(self, who: str) -> float:
         """Seconds of the fastest layout of `who`."""
@@ -54,6 +60,10 @@ class Run:
             ratios["over_dense"] = self.dense_seconds / ours
         if self.own_dense_seconds is not None:
             ratios["over_own_dense"] = self.own_dense_seconds / ours
+        if self.over_own_dense is not None:
+            for name in ("contiguous", "channels_last"):
+                own = self.timings[f"dense/{name}"].median / self.timings[f"cnnkern/{name}"].median
+                ratios[f"in_proportion_{name}"] = own / self.over_own_dense
         return ratios
 
 

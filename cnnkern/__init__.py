@@ -28,9 +28,18 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, ops, perforation, reference
-from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 
-__all__ = ["CPConv2d", "Im2colConv2d", "PerforatedConv2d", "decomposition", "ops", "perforation", "reference"]
+__all__ = [
+    "CPConv2d",
+    "ColumnSparseConv2d",
+    "Im2colConv2d",
+    "PerforatedConv2d",
+    "decomposition",
+    "ops",
+    "perforation",
+    "reference",
+]
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

@@ -22,14 +22,15 @@ Margins = tuple[int, int, int, int]  # left, right, top, bottom, as F.pad takes 
 class _Packed(NamedTuple):
     """Packed weights, and what they were packed from."""
 
-    sources: tuple[tuple[str, Tensor, int], ...]  # name, parameter, its version counter
+    # where it is kept, its name there, the parameter or buffer, its version counter
+    sources: tuple[tuple[dict[str, Tensor | None], str, Tensor, int], ...]
     margins: Margins | None  # padding that the operation cannot do itself
     weights: Tensor  # one row, in the kernel's own order
     arguments: tuple[Any, ...]  # of the packed operation, those after the bias
 
-    def is_current(self, parameters: dict[str, Tensor | None]) -> bool:
-        for name, parameter, version in self.sources:
-            if parameters.get(name) is not parameter or parameter._version != version:
+    def is_current(self) -> bool:
+        for kept, name, tensor, version in self.sources:
+            if kept.get(name) is not tensor or tensor._version != version:
                 return False
         return True
 
@@ -37,8 +38,10 @@ class _Packed(NamedTuple):
 class Convolution2d(nn.Module):
     """Base of the convolution layers: geometry, bias and packing. The weights are the subclass's."""
 
-    # of the subclass: the parameters that are packed, the operation that takes them so, its last arguments
+    # of the subclass: the parameters that are packed, the buffers that say how, the operation that takes them
+    # so, its last arguments
     packed_parameters: tuple[str, ...]
+    packed_buffers: tuple[str, ...] = ()
     packed_operation: torch._ops.OpOverload
     packed_last_arguments: tuple[Any, ...] = ()
 
@@ -79,7 +82,7 @@ class Convolution2d(nn.Module):
             not torch.compiler.is_compiling()
             and (packed := self._packed) is not None
             and not torch.is_grad_enabled()
-            and packed.is_current(self._parameters)
+            and packed.is_current()
         ):
             try:
                 return self._forward_packed(x, packed, *more)
@@ -92,7 +95,7 @@ class Convolution2d(nn.Module):
             return self.forward(x.unsqueeze(0), *more).squeeze(0)
         if self.training or torch.compiler.is_compiling() or self._wants_gradient(x):
             return self._forward_plain(x, *more)
-        if self._packed is None or not self._packed.is_current(self._parameters):
+        if self._packed is None or not self._packed.is_current():
             self.repack()
         if self._packed is None:
             return self._forward_plain(x, *more)
@@ -123,13 +126,15 @@ class Convolution2d(nn.Module):
         self.__dict__["_packed"] = None
         if self.training or not self._can_pack():
             return
-        sources = tuple((name, self._parameters[name]) for name in self.packed_parameters)
+        sources = [(self._parameters, name) for name in self.packed_parameters]
+        sources += [(self._buffers, name) for name in self.packed_buffers]
+        tensors = [(kept, name, kept[name]) for kept, name in sources]
         margins, padding = self._split_padding()
         with torch.no_grad():
             weights, size = self._pack()
         if type(weights) is Tensor:  # and not a tracer's
             self.__dict__["_packed"] = _Packed(
-                tuple((name, parameter, parameter._version) for name, parameter in sources),
+                tuple((kept, name, tensor, tensor._version) for kept, name, tensor in tensors),
                 margins,
                 weights,
                 # one list, since each costs a call a microsecond
@@ -137,11 +142,13 @@ class Convolution2d(nn.Module):
             )
 
     def _can_pack(self) -> bool:
-        """Whether the weights are parameters of a kind that can be watched for changes."""
+        """Whether the weights are parameters, and the buffers, of a kind that can be watched for changes."""
         weights = [self._parameters.get(name) for name in self.packed_parameters]
+        buffers = [self._buffers.get(name) for name in self.packed_buffers]
         return (
             "bias" in self._parameters
             and all(w is not None and w.dtype in CPU_DTYPES and not w.is_inference() for w in weights)
+            and all(b is not None and not b.is_inference() for b in buffers)
             and not torch._C._are_functorch_transforms_active()
         )
 

@@ -5,9 +5,10 @@ of the same name under `torch.ops.cnnkern`.
 """
 
 import cnnkern._ops  # noqa: F401  declares the operations that the modules below register things for
+from cnnkern.ops.column_sparse_conv2d import column_sparse_conv2d
 from cnnkern.ops.conv2d import conv2d
 from cnnkern.ops.cp_conv2d import cp_conv2d
 from cnnkern.ops.im2col import im2col
 from cnnkern.ops.perforated_conv2d import perforated_conv2d
 
-__all__ = ["conv2d", "cp_conv2d", "im2col", "perforated_conv2d"]
+__all__ = ["column_sparse_conv2d", "conv2d", "cp_conv2d", "im2col", "perforated_conv2d"]

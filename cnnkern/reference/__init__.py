@@ -5,6 +5,7 @@ test compares a kernel with them in float64. `error_bound` says how far a kernel
 """
 
 from cnnkern.reference.bound import assert_gradients_within_bound, assert_within_bound, error_bound
+from cnnkern.reference.column_sparse_conv2d import column_sparse_conv2d, with_zeros
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
 from cnnkern.reference.im2col import im2col
@@ -13,6 +14,7 @@ from cnnkern.reference.perforated_conv2d import nearest_kept, perforated_conv2d
 __all__ = [
     "assert_gradients_within_bound",
     "assert_within_bound",
+    "column_sparse_conv2d",
     "conv2d",
     "cp_conv2d",
     "error_bound",
@@ -20,4 +22,5 @@ __all__ = [
     "nearest_kept",
     "perforated_conv2d",
     "reconstruct",
+    "with_zeros",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnkern.reference.column_sparse_conv2d import column_sparse_conv2d
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d
 from cnnkern.reference.im2col import im2col
@@ -29,6 +30,12 @@ def _cp_conv2d_depth(
     return sum(factor.shape[1] for factor in (c, h, w, k)) + (bias is not None)
 
 
+def _column_sparse_conv2d_depth(
+    x: Tensor, weight: Tensor, columns: Tensor, bias: Tensor | None = None
+) -> int:
+    return weight.shape[1] + (bias is not None)
+
+
 def _perforated_conv2d_depth(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None) -> int:
     return _conv2d_depth(x, weight, bias)
 
@@ -38,6 +45,7 @@ def _im2col_depth(x: Tensor, kernel_size: Any) -> int:
 
 
 _DEPTH: dict[Callable[..., Tensor], Callable[..., int]] = {
+    column_sparse_conv2d: _column_sparse_conv2d_depth,
     conv2d: _conv2d_depth,
     cp_conv2d: _cp_conv2d_depth,
     im2col: _im2col_depth,
@@ -45,13 +53,19 @@ _DEPTH: dict[Callable[..., Tensor], Callable[..., int]] = {
 }
 
 
+def _is_real(argument: Any) -> bool:
+    """Whether it is a tensor of numbers that are rounded, and not of indices."""
+    return isinstance(argument, Tensor) and argument.is_floating_point()
+
+
 def error_bound(operation: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
     """What a kernel may differ by from `operation`, a function of this package, per element and in float64.
 
     2·depth·eps·operation(|x|, |weight|, ...), where depth is the longest sum: C/G·kH·kW terms for `conv2d`
-    and `perforated_conv2d`; C/G, kH, kW and R/G terms one inside the other for `cp_conv2d`; none for
-    `im2col`, which copies; one more for a bias. eps is that of x's dtype. `arguments` are the positional
-    arguments of the operation (bias among them), `options` the keyword-only ones.
+    and `perforated_conv2d`; the kept columns for `column_sparse_conv2d`; C/G, kH, kW and R/G terms one inside
+    the other for `cp_conv2d`; none for `im2col`, which copies; one more for a bias. eps is that of x's dtype.
+    `arguments` are the positional arguments of the operation (bias among them), `options` the keyword-only
+    ones.
     """
     depth = _DEPTH[operation](*arguments)
     magnitudes = [a.detach().abs().double() if _is_real(a) else a for a in arguments]
@@ -68,9 +82,10 @@ def assert_gradients_within_bound(
 ) -> None:
     """Raise AssertionError unless `actual` are the gradients of `operation` up to the bound of their sums.
 
-    `grad` is the gradient of the output and `actual` has one for each real tensor among `arguments`. A
-    gradient sums over the pixels of all images on top of what the operation itself sums over, and over the
-    output channels: the bound is 2·depth·eps times the gradient that all absolute values would have.
+    `grad` is the gradient of the output and `actual` has one for each floating-point tensor among
+    `arguments`. A gradient sums over the pixels of all images on top of what the operation itself sums over,
+    and over the output channels: the bound is 2·depth·eps times the gradient that all absolute values would
+    have.
     """
     depth = _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
     expected = _gradients(lambda a: a.detach().double(), operation, grad, arguments, options)

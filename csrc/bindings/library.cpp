@@ -11,6 +11,16 @@
 STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def("im2col(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor");
   m.def(
+      "column_sparse_conv2d(Tensor x, Tensor weight, Tensor columns, Tensor? bias, int[2] kernel_size, "
+      "int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor");
+  m.def(
+      "column_sparse_conv2d_backward(Tensor grad, Tensor x, Tensor weight, Tensor columns, int[2] kernel_size, "
+      "int[2] stride, int[2] padding, int[2] dilation, int groups, bool[3] output_mask) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def("column_sparse_conv2d_pack(Tensor weight, Tensor columns, int[2] kernel_size, int groups) -> Tensor");
+  m.def(
+      "column_sparse_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor columns) -> Tensor");
+  m.def(
       "conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, bool relu) -> Tensor");
   m.def(

@@ -95,6 +95,50 @@ struct DepthwiseLine {
   bool relu;
 };
 
+// How the kept values of a channels-last patch are gathered, vector by vector: vector v is put together from
+// the windows [vector[v], vector[v + 1]), each a vector of memory at offset[w], of which lane i becomes
+// lanes[w][i] - window, or stays what it is where lanes[w][i] is i.
+struct GatherWindows {
+  const int64_t* vector;  // (vectors + 1)
+  const int64_t* offset;  // (windows), from the patch's base
+  const int32_t* lanes;   // (windows, Primitives::window)
+};
+
+// Values of the kPanel pixels of a panel of a channel-first image, for the k's [first, last):
+// to[k - first][lane] = x[base[r] + lane * step + offset[k]] where the run r has the lane and k's tap of it
+// is inside the image, else zero. Sets of lanes are bits.
+template <class T>
+struct GatherPixels {
+  const T* x;
+  const int64_t* base;    // (runs)
+  const uint32_t* lanes;  // (runs)
+  int64_t runs;
+  int64_t step;
+  const uint32_t* rows;     // (kernel_height): the lanes that are inside
+  const uint32_t* columns;  // (kernel_width): the lanes that are inside
+  int64_t kernel_height;
+  int64_t kernel_width;
+  const int64_t* begin;   // (taps + 1): the first k of each tap
+  const int64_t* offset;  // (k)
+  int64_t first, last;
+  T* to;  // (last - first, kPanel)
+};
+
+// C[row][pixel] (+)= sum over k of A[k][row] B[k][pixel]: packed weights, against pixels that lie in panels.
+template <class T>
+struct PixelGemm {
+  const T* weights;      // (panels(rows), k, kPanel)
+  int64_t weight_panel;  // from one panel to the next
+  int64_t rows;
+  const T* pixels;  // (panels(count), depth, kPanel)
+  int64_t depth;
+  int64_t count;
+  T* c;
+  int64_t c_row;    // from one row to the next; pixels are adjacent
+  const T* bias;    // (rows), added when not accumulating; may be null
+  bool accumulate;  // start from C
+};
+
 template <class T>
 struct Primitives {
   int64_t tile_pixels;  // rows of the GEMM tile: pixels that are worked on at once
@@ -113,6 +157,15 @@ struct Primitives {
                     int64_t to_stride);
   // A register-only loop of fused multiply-adds; returns how many floating-point operations it did.
   double (*fma_loop)(int64_t iterations);
+  void (*gather_pixels)(const GatherPixels<T>&);
+  void (*pixel_gemm)(const PixelGemm<T>&);
+  // As gemm, for one plane and no ReLU, with the k-th of `count` values of a pixel at offset[k] instead of in
+  // a patch.
+  void (*gemm_by_offset)(const Gemm<T>&, const int64_t* offset, int64_t count);
+  // to[pixel] = the vectors [first, last) of the patch at from[pixel].
+  void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
+                         int64_t first, int64_t last, T* to, int64_t to_pixel);
+  int64_t window;  // in elements
 
   void gemm(const Gemm<T>& product) const { gemms(&product, 1); }
 };

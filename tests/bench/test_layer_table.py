@@ -39,6 +39,14 @@ def test_cp_flops_are_those_of_the_loops():
     assert SMALL.cp_flops(batch=16, rank=R) == 16 * count
 
 
+def test_column_sparse_flops_are_those_of_the_kept_columns():
+    oH, oW = SMALL.output_size
+    assert SMALL.columns == 3 * 3 * 2
+    assert SMALL.column_sparse_flops(batch=2, density=0.5) == 2 * 2 * 4 * 9 * oH * oW
+    assert SMALL.column_sparse_flops(batch=1, density=1.0) == SMALL.dense_flops(batch=1)
+    assert SMALL.kept_columns(0.001) == 1
+
+
 def test_bytes_are_input_weights_bias_and_output_once():
     elements = 2 * 3 * 7 * 6 + 4 * 3 * 3 * 2 + 4 + 2 * 4 * 4 * 4
     assert SMALL.output_size == (4, 4)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.__main__ import REPORT_WIDTH, _files, parser, settings_of
 from bench.compare import Settings, compare
-from bench.layers import LAYERS, Layer, cp_work, training_work
+from bench.layers import DENSITIES, LAYERS, Layer, column_sparse_work, cp_work, training_work
 from bench.report import show
 from bench.results import RESULTS, Results, Row, Run, machine_slug, summarize
 from bench.timing import Timing
@@ -42,6 +42,22 @@ def test_ratios_are_against_the_best_layout():
         "onnxruntime": 2.5,
         "over_dense": 15.0,
     }
+
+
+def test_a_column_sparse_layer_is_held_against_our_dense_one_in_the_same_layout():
+    wide = Layer("wide", 64, 6, (3, 3), 6, 6, padding=1)
+    work = column_sparse_work(wide, 0.25, batch=1)
+    assert work.over_own_dense == 4
+    own = {name: timing for name, timing in run(6.0, 1.0).timings.items() if name.startswith("cnnkern")}
+    ratios = Run(run(6.0, 3.0).as_rivals() | own, over_own_dense=work.over_own_dense).ratios()
+    assert ratios == {
+        "contiguous": 1.5,
+        "channels_last": 6.0,
+        "best": 6.0,
+        "in_proportion_contiguous": 0.75,
+        "in_proportion_channels_last": 0.75,
+    }
+    assert column_sparse_work(SMALL, 0.25, batch=1).over_own_dense is None
 
 
 def test_a_row_takes_the_median_of_the_ratios_of_its_runs():
@@ -87,6 +103,11 @@ def test_a_small_comparison_runs(results: Results):
         ("dense", "small"),
         ("cp", "small R=2"),
         ("dense", "dense only"),
+        *(
+            (f"column_sparse {density:g}", layer)
+            for density in DENSITIES
+            for layer in ("small", "dense only")
+        ),
         ("training", "small R=2"),
         ("overhead", "no_grad"),
         ("overhead", "inference_mode"),
@@ -96,9 +117,11 @@ def test_a_small_comparison_runs(results: Results):
             for suite, rate in (*(("perforated", r) for r in (0, 0.25, 0.5, 0.75)), ("perforated grid", 0.75))
         ),
     ]
-    for found in results.rows[6:]:
-        assert set(found.ratios) == {"contiguous", "channels_last", "best", "over_dense", "over_own_dense"}
-    assert set(results.rows[3].ratios) == {"contiguous", "channels_last", "best", "extra_memory"}
+    ratios = {found.work.suite: set(found.ratios) for found in results.rows}
+    layouts = {"contiguous", "channels_last", "best"}
+    assert ratios["column_sparse 1"] == layouts
+    assert ratios["training"] == {*layouts, "extra_memory"}
+    assert ratios["perforated"] == {*layouts, "over_dense", "over_own_dense"}
     for found in results.rows[:3]:
         assert set(found.ratios) >= {"contiguous", "channels_last", "best", "onnxruntime"}
         assert all(ratio > 0 for ratio in found.ratios.values())

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern import reference
-from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 from cnnkern.perforation import uniform
 
-LAYERS = (Im2colConv2d, CPConv2d, PerforatedConv2d)
-Layer = Im2colConv2d | CPConv2d | PerforatedConv2d
-ANY_SIZE = (Im2colConv2d, CPConv2d)  # of input; a mask fits one
+LAYERS = (Im2colConv2d, CPConv2d, ColumnSparseConv2d, PerforatedConv2d)
+Layer = Im2colConv2d | CPConv2d | ColumnSparseConv2d | PerforatedConv2d
+ANY_SIZE = (Im2colConv2d, CPConv2d, ColumnSparseConv2d)  # of input; a mask fits one
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3},
@@ -34,14 +34,24 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: type[Layer], in_channels: int = 6, out_channels: int = 12, **arguments: Any) -> Layer:
-    """A layer of this kind: a CP layer of rank 12, which every number of groups here divides; a perforated
-    one with half of the outputs of `image`."""
+    """A layer of this kind: a CP layer of rank 12, which every number of groups here divides; a column-sparse
+    one with every second column; a perforated one with half of the outputs of `image`."""
     arguments = {"kernel_size": 3, **arguments}
     if kind is CPConv2d:
         arguments.setdefault("rank", 12)
+    if kind is ColumnSparseConv2d and "columns" not in arguments:
+        dense = Im2colConv2d(in_channels, out_channels, **{**arguments, "device": "meta"})
+        arguments["columns"] = every_second(dense.weight[0].numel(), dense.groups)
     if kind is PerforatedConv2d:
         arguments.setdefault("mask", uniform(output_size(**arguments), 0.5))
     return kind(in_channels, out_channels, **arguments)
+
+
+def every_second(total: int, groups: int) -> Tensor:
+    """Columns for `groups` groups that have `total` of them, other ones in each other group."""
+    even = torch.arange(0, total, 2, dtype=torch.int32)
+    columns = [even, total - 1 - even.flip(0)]
+    return torch.stack([columns[g % 2] for g in range(groups)]) if groups > 1 else even
 
 
 def output_size(**arguments: Any) -> tuple[int, int]:
@@ -56,8 +66,10 @@ def output_size(**arguments: Any) -> tuple[int, int]:
 
 
 def convert(kind: type[Layer], conv: nn.Module) -> Layer:
-    """`conv` as a layer of this kind; a CP layer of rank 6, a perforated one at rate 0.5."""
-    return kind.from_conv(conv, **{CPConv2d: {"rank": 6}, PerforatedConv2d: {"rate": 0.5}}.get(kind, {}))
+    """`conv` as a layer of this kind; a CP layer of rank 6, a column-sparse one of density 0.5, a perforated
+    one at rate 0.5."""
+    options = {CPConv2d: {"rank": 6}, ColumnSparseConv2d: {"density": 0.5}, PerforatedConv2d: {"rate": 0.5}}
+    return kind.from_conv(conv, **options.get(kind, {}))
 
 
 def image(layer: Layer, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -75,6 +87,10 @@ def assert_computes(y: Tensor, layer: Layer, x: Tensor) -> None:
     if isinstance(layer, CPConv2d):
         factors = layer.factor_c, layer.factor_h, layer.factor_w, layer.factor_k
         reference.assert_within_bound(y, reference.cp_conv2d, padded, *factors, layer.bias, **options)
+    elif isinstance(layer, ColumnSparseConv2d):
+        arguments = padded, layer.weight, layer.columns, layer.bias
+        options["kernel_size"] = layer.kernel_size
+        reference.assert_within_bound(y, reference.column_sparse_conv2d, *arguments, **options)
     elif isinstance(layer, PerforatedConv2d):
         options["interpolation"] = layer.interpolation
         arguments = padded, layer.weight, layer.mask, layer.bias

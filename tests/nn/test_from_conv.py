@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnnkern.decomposition import cp
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
 from tests.nn.layers import ARGUMENTS, LAYERS, Layer, assert_computes, convert, image
 
 
@@ -47,6 +47,62 @@ def test_cp_reproduces_a_conv_that_has_the_rank() -> None:
 def test_cp_with_a_rank_that_the_groups_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="rank: expected a multiple of groups=2, got 5"):
         CPConv2d.from_conv(nn.Conv2d(4, 4, 3, groups=2), rank=5)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_column_sparse_keeps_the_columns_of_the_largest_norm_in_each_group(groups: int) -> None:
+    conv = nn.Conv2d(6, 9, (3, 2), padding=1, groups=groups).eval()
+    layer = ColumnSparseConv2d.from_conv(conv, density=0.25)
+    total = 36 // groups
+    norms = conv.weight.detach().view(groups, 9 // groups, total).norm(dim=1)
+    least_kept = norms.topk(round(total / 4)).values[:, -1:]
+    kept = norms >= least_kept
+    assert torch.equal(layer.columns.view(groups, -1), kept.nonzero()[:, 1].int().view(groups, -1))
+    expected = conv.weight * kept[:, None].expand(-1, 9 // groups, -1).reshape(conv.weight.shape)
+    assert torch.equal(layer.to_conv().weight, expected)
+    assert torch.equal(layer.bias, conv.bias)
+    x = image(layer)
+    with torch.no_grad():
+        assert_computes(layer(x), layer, x)
+
+
+@pytest.mark.parametrize("columns", [[], [7], [0, 8, 53], torch.arange(54)], ids=len)
+def test_column_sparse_keeps_the_columns_it_is_told_to(columns: object) -> None:
+    conv = nn.Conv2d(6, 9, 3).eval()
+    layer = ColumnSparseConv2d.from_conv(conv, columns=columns)
+    kept = torch.as_tensor(columns, dtype=torch.int32)
+    assert torch.equal(layer.columns, kept)
+    assert torch.equal(layer.weight, conv.weight.flatten(1)[:, kept])
+    x = image(layer)
+    with torch.no_grad():
+        assert_computes(layer(x), layer, x)
+        assert_computes(layer.to_stock()(x), layer, x)
+
+
+@pytest.mark.parametrize(("density", "kept"), [(0, 0), (1e-9, 1), (0.5, 27), (1, 54)])
+def test_column_sparse_keeps_one_column_at_least_of_any_density_above_zero(density: float, kept: int) -> None:
+    assert len(ColumnSparseConv2d.from_conv(nn.Conv2d(6, 9, 3), density=density).columns) == kept
+
+
+def test_column_sparse_is_a_smaller_stock_conv_where_channels_are_left_out() -> None:
+    layer = ColumnSparseConv2d.from_conv(nn.Conv2d(6, 9, 3), columns=[9, 10, 45])
+    _, conv = layer.to_stock()
+    assert conv.in_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "columns, density: expected one of them"),
+        ({"columns": [0], "density": 0.5}, "columns, density: expected one of them"),
+        ({"density": 1.5}, "density: expected a share from 0 to 1, got 1.5"),
+        ({"density": 0.5, "criterion": "l3"}, "criterion: expected 'l2', got 'l3'"),
+        ({"columns": [54]}, "columns: expected indices from 0 to 53, got 54 to 54"),
+    ],
+)
+def test_column_sparse_refuses_what_cannot_be(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ColumnSparseConv2d.from_conv(nn.Conv2d(6, 9, 3), **arguments)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 from tests.nn.layers import ARGUMENTS, LAYERS, Layer, assert_computes, build, image
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -39,7 +39,7 @@ def test_to_conv_and_to_stock_compute_the_same(kind: type[Layer], arguments: dic
     assert not stock.training
     with torch.no_grad():
         assert_computes(stock(x), layer, x)
-        if kind is Im2colConv2d:
+        if kind is not CPConv2d:
             assert_computes(conv(x), layer, x)
         elif kind is PerforatedConv2d:
             assert torch.equal(conv.weight, layer.weight)
@@ -69,10 +69,14 @@ def test_has_the_attributes_of_conv2d(kind: type[Layer], arguments: dict[str, An
         assert getattr(layer, name) == getattr(conv, name), name
     assert (layer.bias is None) == (conv.bias is None)
     ours, theirs = repr(layer).removeprefix(kind.__name__), repr(conv).removeprefix("Conv2d")
-    own = ", rank=12" * (kind is CPConv2d)
+    if kind is CPConv2d:
+        theirs = f"{theirs[:-1]}, rank=12)"
+    if kind is ColumnSparseConv2d:
+        total = conv.weight[0].numel()
+        theirs = f"{theirs[:-1]}, columns={(total + 1) // 2} of {total})"
     if kind is PerforatedConv2d:
-        own = f", rate={(~layer.mask).float().mean():.2f}"
-    assert ours == f"{theirs[:-1]}{own})"
+        theirs = f"{theirs[:-1]}, rate={(~layer.mask).float().mean():.2f})"
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
@@ -131,12 +135,24 @@ def test_cp_starts_with_the_output_variance_of_conv2d(groups: int) -> None:
         ({"rank": 0}, ValueError, "rank: expected at least 1, got 0"),
         ({"rank": 7, "groups": 2}, ValueError, "rank: expected a multiple of groups=2, got 7"),
         ({"rank": 2.0}, TypeError, "rank: expected an int, got 2.0"),
+        ({"columns": [0, 2, 2]}, ValueError, "columns: expected strictly increasing indices"),
+        ({"columns": [0, 54]}, ValueError, "columns: expected indices from 0 to 53, got 0 to 54"),
+        ({"columns": [-1, 5]}, ValueError, "columns: expected indices from 0 to 53, got -1 to 5"),
+        ({"columns": [[0, 1]]}, ValueError, r"columns: expected the shape \(nnz\), got \(1, 2\)"),
+        (
+            {"columns": [0, 1], "groups": 2},
+            ValueError,
+            r"columns: expected the shape \(2, nnz\), got \(2,\)",
+        ),
+        ({"columns": [0.5]}, TypeError, "columns: expected int32, got torch.float32"),
+        ({"columns": 3}, TypeError, "columns: expected a tensor or a sequence of ints, got 3"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    for kind in LAYERS if "rank" not in arguments else [CPConv2d]:
+    own = {"rank": [CPConv2d], "columns": [ColumnSparseConv2d]}
+    for kind in next((kinds for name, kinds in own.items() if name in arguments), LAYERS):
         with pytest.raises(error, match=message):
             build(kind, **arguments)
 

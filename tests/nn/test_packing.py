@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from cnnkern.nn import CPConv2d, PerforatedConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, PerforatedConv2d
 from tests.nn.layers import LAYERS, Layer, assert_computes, build, convert, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
@@ -107,6 +107,14 @@ def test_weights_written_to_in_place_are_packed_again(kind: type[Layer]) -> None
         assert_current(layer)
 
 
+def test_columns_written_to_in_place_or_replaced_are_seen() -> None:
+    layer = packed_layer(ColumnSparseConv2d)
+    layer.columns.add_(1)
+    assert_current(layer)
+    layer.columns = layer.columns - 1
+    assert_current(layer)
+
+
 @by_kind
 def test_the_bias_is_not_packed(kind: type[Layer]) -> None:
     layer = packed_layer(kind)
@@ -125,7 +133,7 @@ def test_repack_sees_what_was_written_through_data(kind: type[Layer]) -> None:
 @by_kind
 def test_packed_weights_are_no_state(kind: type[Layer]) -> None:
     layer = packed_layer(kind)
-    buffers = {"mask"} if kind is PerforatedConv2d else set()
+    buffers = {"mask"} if kind is PerforatedConv2d else set(layer.packed_buffers)
     assert {name for name, _ in layer.named_parameters()} == {*layer.packed_parameters, "bias"}
     assert {name for name, _ in layer.named_buffers()} == buffers
     assert set(layer.state_dict()) == {*layer.packed_parameters, "bias", *buffers}

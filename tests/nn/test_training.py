@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cnnkern.nn import CPConv2d, Im2colConv2d
+from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
 from tests.nn.layers import ARGUMENTS, LAYERS, Layer, build, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
@@ -31,10 +31,11 @@ def test_gradients_are_those_of_the_layer(
 
 
 def network() -> nn.Module:
-    """Both layers, in float64, where the order of additions is beyond the default tolerance."""
+    """All layers, in float64, where the order of additions is beyond the default tolerance."""
     torch.manual_seed(0)
-    layers = Im2colConv2d(3, 8, 3, padding=1), nn.ReLU(), CPConv2d(8, 4, 3, stride=2, rank=5)
-    return nn.Sequential(*layers).double()
+    sparse = ColumnSparseConv2d(8, 8, 3, padding=1, columns=range(0, 72, 3))
+    layers = Im2colConv2d(3, 8, 3, padding=1), nn.ReLU(), sparse, nn.ReLU()
+    return nn.Sequential(*layers, CPConv2d(8, 4, 3, stride=2, rank=5)).double()
 
 
 def step(net: nn.Module, x: Tensor) -> None:
@@ -59,10 +60,12 @@ def trained(batch: Tensor) -> dict[str, Tensor]:
 
 def test_a_step_is_that_of_the_stock_modules(batch: Tensor, trained: dict[str, Tensor]) -> None:
     net = network()
-    dense, _, cp = net
-    stock = nn.Sequential(dense.to_stock(), nn.ReLU(), *cp.to_stock())
+    dense, _, sparse, _, cp = net
+    stock = nn.Sequential(dense.to_stock(), nn.ReLU(), sparse.to_stock(), nn.ReLU(), *cp.to_stock())
     step(stock, batch)
-    for expected, parameter in zip(stock.parameters(), trained.values(), strict=True):
+    stepped = list(stock.parameters())
+    stepped[2] = stepped[2].flatten(1)[:, sparse.columns]  # the stock layer's zeros have gradients too
+    for expected, parameter in zip(stepped, trained.values(), strict=True):
         torch.testing.assert_close(parameter.reshape(expected.shape), expected)
 
 

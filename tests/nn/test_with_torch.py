@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnkern.nn import CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn import CPConv2d, Im2colConv2d
 from tests.nn.layers import ANY_SIZE, LAYERS, Layer, assert_computes, build, image
 
 by_kind = pytest.mark.parametrize("kind", LAYERS)
@@ -78,8 +78,8 @@ def test_lives_on_the_meta_device(kind: type[Layer]) -> None:
     assert (y.device.type, y.shape) == ("meta", (2, 12, 5, 6))
     layer.to_empty(device="cpu")
     layer.reset_parameters()
-    if kind is PerforatedConv2d:
-        layer.mask.fill_(True)
+    for name, buffer in build(kind).named_buffers():
+        getattr(layer, name).copy_(buffer)
     x = image(layer)
     with torch.no_grad():
         assert_computes(layer(x), layer, x)

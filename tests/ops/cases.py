@@ -64,6 +64,18 @@ class Case:
         sizes = (self.x, (rank, c), (rank, kernel_h), (rank, kernel_w), (k, rank // self.groups))
         return [torch.randn(size, dtype=dtype) for size in sizes] + [self._bias(dtype)]
 
+    def column_sparse_arguments(
+        self, dtype: torch.dtype = torch.float32, density: float = 0.3
+    ) -> list[Tensor | None]:
+        """x, weight, columns and bias with random values: `density` of the columns, and one at least."""
+        k, *patch = self.weight_size
+        total = math.prod(patch)
+        kept = max(1, round(density * total))
+        columns = torch.rand(self.groups, total).topk(kept).indices.sort().values.int()
+        weight = torch.randn(k, kept, dtype=dtype)
+        x = torch.randn(self.x, dtype=dtype)
+        return [x, weight, columns if self.groups > 1 else columns[0], self._bias(dtype)]
+
     def _bias(self, dtype: torch.dtype) -> Tensor | None:
         return torch.randn(self.channels, dtype=dtype) if self.bias else None
 

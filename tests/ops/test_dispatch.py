@@ -49,26 +49,35 @@ def files_run(call: Callable[[], Any]) -> set[str]:
     return seen
 
 
+ARGUMENTS = {
+    "conv2d": (CASE.conv2d_arguments, {}),
+    "cp_conv2d": (CASE.cp_arguments, {}),
+    "column_sparse_conv2d": (CASE.column_sparse_arguments, {"kernel_size": CASE.kernel}),
+}
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("name", ["conv2d", "cp_conv2d"])
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_no_autograd_where_no_gradient_is_asked_for(name: str, mode: Callable) -> None:
-    arguments = CASE.conv2d_arguments() if name == "conv2d" else CASE.cp_arguments()
-    operation = getattr(ops, name)
+    make, options = ARGUMENTS[name]
+    operation, arguments = getattr(ops, name), make()
     if mode is not torch.enable_grad:
-        arguments = [argument.requires_grad_() for argument in arguments]
+        for argument in arguments:
+            argument.requires_grad_(argument.is_floating_point())
     with mode():
-        assert "autograd.py" not in files_run(lambda: operation(*arguments))
-        y = operation(*arguments)
+        assert "autograd.py" not in files_run(lambda: operation(*arguments, **options))
+        y = operation(*arguments, **options)
     assert not y.requires_grad
     assert y.grad_fn is None
 
 
-@pytest.mark.parametrize("name", ["conv2d", "cp_conv2d"])
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_packed_weights_have_no_gradient(name: str) -> None:
-    arguments = CASE.conv2d_arguments() if name == "conv2d" else CASE.cp_arguments()
-    x, *weights, bias = arguments
-    packed = getattr(torch.ops.cnnkern, f"{name}_pack")(*weights, 1)
-    size, last = (CASE.weight_size, [False]) if name == "conv2d" else (CASE.factor_size, [])
+    x, *weights, bias = ARGUMENTS[name][0]()
+    sparse = [list(CASE.kernel)] if name == "column_sparse_conv2d" else []
+    packed = getattr(torch.ops.cnnkern, f"{name}_pack")(*weights, *sparse, 1)
+    size = CASE.factor_size if name == "cp_conv2d" else CASE.weight_size
+    last = {"conv2d": [False], "cp_conv2d": [], "column_sparse_conv2d": weights[1:]}[name]
     geometry = [*size, *CASE.stride, *CASE.padding, *CASE.dilation, 1]
     operation = getattr(torch.ops.cnnkern, f"{name}_packed")
     y = operation(x.requires_grad_(), packed, bias, geometry, *last)

@@ -13,6 +13,14 @@ X = torch.randn(2, 6, 5, 7)
 GOOD: dict[Callable[..., Tensor], dict[str, Any]] = {
     ops.im2col: {"x": X, "kernel_size": (3, 2)},
     ops.conv2d: {"x": X, "weight": torch.randn(4, 3, 3, 2), "bias": torch.randn(4), "groups": 2},
+    ops.column_sparse_conv2d: {
+        "x": X,
+        "weight": torch.randn(4, 5),
+        "columns": torch.tensor([[0, 1, 6, 7, 17], [2, 3, 4, 15, 16]], dtype=torch.int32),
+        "bias": torch.randn(4),
+        "kernel_size": (3, 2),
+        "groups": 2,
+    },
     ops.cp_conv2d: {
         "x": X,
         "factor_c": torch.randn(10, 3),
@@ -30,6 +38,9 @@ GOOD: dict[Callable[..., Tensor], dict[str, Any]] = {
         "groups": 2,
     },
 }
+
+
+COLUMNS = GOOD[ops.column_sparse_conv2d]["columns"]
 
 
 class Wrong(NamedTuple):
@@ -93,6 +104,26 @@ TABLE: dict[Callable[..., Tensor], list[Wrong]] = {
         Wrong({"weight": None}, TypeError, r"weight: expected a tensor .*, got NoneType"),
         Wrong({"groups": 3}, ValueError, r"groups: expected a divisor of the 4 output channels, got 3"),
         Wrong({"activation": "gelu"}, ValueError, r"activation: expected None or 'relu', got 'gelu'"),
+    ],
+    ops.column_sparse_conv2d: [
+        *EVERYWHERE,
+        *CONVOLUTIONS[1:],
+        Wrong({"x": X[:, :5]}, ValueError, r"x: expected channels that 2 groups divide, got 5"),
+        Wrong({"kernel_size": 0}, ValueError, r"kernel_size: expected at least 1, got \(0, 0\)"),
+        Wrong({"weight": torch.randn(4, 3, 2, 2)}, ValueError, r"weight: expected 2 dimensions \(K, nnz\)"),
+        Wrong({"weight": torch.randn(4, 4)}, ValueError, r"columns: expected 4 of them, .* got 5"),
+        Wrong(
+            {"weight": torch.randn(3, 5)}, ValueError, r"groups: expected a divisor of the 3 output channels"
+        ),
+        Wrong({"columns": COLUMNS[0]}, ValueError, r"columns: expected 2 dimensions \(groups, nnz\), got 1"),
+        Wrong({"columns": COLUMNS[:1]}, ValueError, r"columns: expected 2 rows, one a group, got 1"),
+        Wrong({"columns": COLUMNS.long()}, ValueError, r"columns: expected torch.int32, got torch.int64"),
+        Wrong({"columns": [0, 1]}, TypeError, r"columns: expected a tensor \(groups, nnz\), got list"),
+        Wrong(
+            {"weight": torch.randn(4, 19), "columns": torch.zeros(2, 19, dtype=torch.int32)},
+            ValueError,
+            r"columns: expected no more than the 18 that there are, got 19",
+        ),
     ],
     ops.cp_conv2d: [
         *EVERYWHERE,
@@ -161,7 +192,31 @@ def test_good_arguments_are_not(operation: Callable[..., Tensor]) -> None:
     assert operation(**GOOD[operation]).isfinite().all()
 
 
-@pytest.mark.parametrize("operation", [ops.conv2d, ops.cp_conv2d], ids=lambda operation: operation.__name__)
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([[0, 1, 6, 6, 17]] * 2, "got 6 at position 3 after 6"),
+        ([[0, 1, 7, 6, 17]] * 2, "got 6 at position 3 after 7"),
+        ([[0, 1, 6, 7, 17], [0, 1, 6, 7, 18]], "got 18 at position 4 after 7"),
+        ([[-1, 1, 6, 7, 17]] * 2, "got -1 at position 0"),
+    ],
+    ids=["twice", "unsorted", "outside", "negative"],
+)
+def test_columns_that_cannot_be_are_refused(columns: list[list[int]], message: str) -> None:
+    arguments = {
+        **GOOD[ops.column_sparse_conv2d],
+        "columns": torch.tensor(columns, dtype=torch.int32),
+    }
+    message = f"columns: expected strictly increasing indices from 0 to 17, {message}$"
+    with pytest.raises(ValueError, match=message):
+        ops.column_sparse_conv2d(**arguments)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [ops.conv2d, ops.cp_conv2d, ops.column_sparse_conv2d],
+    ids=lambda operation: operation.__name__,
+)
 def test_tensors_on_several_devices_are_refused(operation: Callable[..., Tensor]) -> None:
     with pytest.raises(ValueError, match=r"bias: expected a tensor on cpu like x, got one on meta"):
         operation(**{**GOOD[operation], "bias": torch.randn(4, device="meta")})
@@ -173,6 +228,8 @@ STEPS = [1, 1, 0, 0, 1, 1, 2]  # of the one list of a packed operation, with two
 WEIGHT, FACTORS = GOOD[ops.conv2d]["weight"], [GOOD[ops.cp_conv2d][f"factor_{axis}"] for axis in "chwk"]
 BIAS, PACKED = torch.randn(4), torch.ops.cnnkern.conv2d_pack(torch.randn(4, 3, 3, 2), 2)
 MASK, SOURCES = torch.ones(3, 6).bool(), torch.arange(18, dtype=torch.int32).view(3, 6)
+SPARSE = GOOD[ops.column_sparse_conv2d]["weight"]
+PACKED_SPARSE = torch.ops.cnnkern.column_sparse_conv2d_pack(SPARSE, COLUMNS, [3, 2], 2)
 PACKED_FACTORS = torch.ops.cnnkern.cp_conv2d_pack(*FACTORS, 2)
 UNSAFE = {
     "im2col": [
@@ -203,6 +260,31 @@ UNSAFE = {
         (X, PACKED, BIAS, [4, 3, 3, 3, *STEPS], False),
         (X, PACKED, BIAS, [4, 3, 3, *STEPS], False),
         (X, PACKED, BIAS, [-4, 3, 3, -2, *STEPS], False),
+    ],
+    "column_sparse_conv2d": [
+        (X, SPARSE, COLUMNS, BIAS, [3], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS, BIAS, [0, 2], *GOOD_PAIRS, 2),
+        (X, SPARSE[:, :4], COLUMNS, BIAS, [3, 2], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS[0], BIAS, [3, 2], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS.long(), BIAS, [3, 2], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS, BIAS[:3], [3, 2], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS, BIAS, [3, 2], *GOOD_PAIRS, 0),
+        (X.double(), SPARSE, COLUMNS, BIAS, [3, 2], *GOOD_PAIRS, 2),
+    ],
+    "column_sparse_conv2d_pack": [
+        (SPARSE, COLUMNS, [3, 2], 1),
+        (SPARSE, COLUMNS, [3, 2], 0),
+        (SPARSE, COLUMNS[:, :4], [3, 2], 2),
+        (SPARSE, COLUMNS, [3], 2),
+        (SPARSE, COLUMNS, [3, -2], 2),
+    ],
+    "column_sparse_conv2d_packed": [
+        (X, PACKED_SPARSE[1:], BIAS, [4, 3, 3, 2, *STEPS], COLUMNS),
+        (X, PACKED_SPARSE, BIAS, [4, 3, 3, *STEPS], COLUMNS),
+        (X, PACKED_SPARSE, BIAS, [4, 2, 3, 2, *STEPS], COLUMNS),
+        (X, PACKED_SPARSE, BIAS, [4, 3, 3, 2, *STEPS], COLUMNS[:, :4]),
+        (X, PACKED_SPARSE, BIAS, [4, 3, 3, 2, *STEPS], COLUMNS.float()),
+        (X, PACKED_SPARSE, BIAS, [-4, 3, 3, -2, *STEPS], COLUMNS),
     ],
     "cp_conv2d": [
         (X, FACTORS[0][:9], *FACTORS[1:], BIAS, *GOOD_PAIRS, 2),

@@ -48,13 +48,18 @@ def cp_conv2d(x: Tensor, channels: int) -> Tensor:
     )
 
 
+def column_sparse_conv2d(x: Tensor, channels: int) -> Tensor:
+    columns = torch.zeros(1, dtype=torch.int32, device=x.device)
+    return ops.column_sparse_conv2d(x, x.new_empty(channels, 1), columns, kernel_size=1)
+
+
 def perforated_conv2d(x: Tensor, channels: int) -> Tensor:
     mask = torch.ones(x.shape[2:], dtype=torch.bool, device=x.device)
     return ops.perforated_conv2d(x, x.new_empty(channels, x.shape[1], 1, 1), mask)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("operation", [conv2d, cp_conv2d, perforated_conv2d])
+@pytest.mark.parametrize("operation", [conv2d, cp_conv2d, column_sparse_conv2d, perforated_conv2d])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_output_format_is_that_of_torch(
     shape: tuple[int, int, int, int], operation: Callable[[Tensor, int], Tensor], device: str

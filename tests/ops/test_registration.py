@@ -28,9 +28,18 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
     mask = mask_of(case, "half")
     sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, True)
+    _, sparse, columns, _ = case.column_sparse_arguments()
+    kernel = list(case.kernel)
+    packed_sparse = torch.ops.cnnkern.column_sparse_conv2d_pack(sparse, columns, kernel, case.groups)
     packed_factors = torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups)
     return {
         "im2col": (x, list(case.kernel), *pairs),
+        "column_sparse_conv2d": (x, sparse, columns, bias, kernel, *pairs, case.groups),
+        "column_sparse_conv2d_backward": (
+            *(grad, x, sparse, columns, kernel, *pairs, case.groups, [True, False, True]),
+        ),
+        "column_sparse_conv2d_pack": (sparse, columns, kernel, case.groups),
+        "column_sparse_conv2d_packed": (x, packed_sparse, bias, [*case.weight_size, *steps], columns),
         "conv2d": (x, weight, bias, *pairs, case.groups, True),
         "conv2d_backward": (grad, x, weight, *pairs, case.groups, [True, False, True]),
         "conv2d_pack": (weight, case.groups),
@@ -55,8 +64,7 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     }[name]
 
 
-DIFFERENTIABLE = ("conv2d", "cp_conv2d", "im2col", "perforated_conv2d")
-AUTOCAST = (*DIFFERENTIABLE, "conv2d_packed", "cp_conv2d_packed", "perforated_conv2d_packed")
+DIFFERENTIABLE = ("column_sparse_conv2d", "conv2d", "cp_conv2d", "im2col", "perforated_conv2d")
 REGISTERED = sorted(
     schema.name.removeprefix("cnnkern::")
     for schema in torch._C._jit_get_all_schemas()
@@ -81,7 +89,10 @@ def require_gradient(argument: Any) -> Any:
     return argument.clone().requires_grad_() if real else argument
 
 
-@pytest.mark.parametrize("name", AUTOCAST)
+COMPUTING = [f"{name}{form}" for name in DIFFERENTIABLE if name != "im2col" for form in ("", "_packed")]
+
+
+@pytest.mark.parametrize("name", [*COMPUTING, "im2col"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     x, *rest = arguments(name, CASES[0], torch.contiguous_format)

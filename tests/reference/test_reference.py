@@ -42,6 +42,18 @@ def test_cp_conv2d_is_four_convolutions(case: Case) -> None:
     torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_column_sparse_conv2d_is_the_kept_columns_times_the_rows_of_the_patch_matrix(case: Case) -> None:
+    x, weight, columns, bias = case.column_sparse_arguments(torch.float64)
+    geometry = {name: value for name, value in case.options.items() if name != "groups"}
+    patches = [reference.im2col(part, case.kernel, **geometry) for part in x.chunk(case.groups, 1)]
+    kept = columns.long().view(case.groups, -1)
+    parts = zip(weight.chunk(case.groups), patches, kept, strict=True)
+    expected = torch.cat([rows @ patch[:, index] for rows, patch, index in parts], 1)
+    y = reference.column_sparse_conv2d(x, weight, columns, bias, kernel_size=case.kernel, **case.options)
+    torch.testing.assert_close(y.flatten(2), expected + (0 if bias is None else bias[:, None]))
+
+
 def test_reconstruct_is_the_sum_over_the_components_of_each_group() -> None:
     case = Case((1, 4, 3, 3), 6, (3, 2), groups=2, rank=4)
     _, c, h, w, k, _ = case.cp_arguments(torch.float64)

@@ -25,6 +25,12 @@ struct Vec {
   static INLINE Reg broadcast(const T* p) { return _mm512_set1_ps(*p); }
   static INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  using Lanes = __m512i;
+  static INLINE Lanes lanes(const int32_t* p) { return _mm512_loadu_si512(p); }
+  // See GatherWindows.
+  static INLINE Reg merge(Reg values, Reg window, Lanes lanes) {
+    return _mm512_permutex2var_ps(values, lanes, window);
+  }
   // NaN in `a` stays: maxps returns its second operand when either is NaN.
   static INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(b, a); }
   static INLINE void store(T* p, Reg v) { _mm512_storeu_ps(p, v); }
@@ -39,7 +45,36 @@ struct Vec {
     store(all, v);
     for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i] = all[i];
   }
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) { return load_every(other, p, 1, bits); }
+  static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+    return load_every(other, p, 2, bits);
+  }
+  static INLINE Reg load_every(Reg other, const T* p, int64_t step, uint32_t bits) {
+    T all[kLanes];
+    store(all, other);
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if (bits >> i & 1) all[i] = p[i * step];
+    }
+    return load(all);
+  }
 #else
+  static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
+    return _mm512_mask_loadu_ps(other, static_cast<__mmask16>(bits), p);
+  }
+  // Lane i from p[2 * i].
+  static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512 low = _mm512_maskz_loadu_ps(spread(bits), p),
+                 high = _mm512_maskz_loadu_ps(spread(bits >> 8), p + kLanes);
+    return _mm512_mask_mov_ps(other, static_cast<__mmask16>(bits), _mm512_permutex2var_ps(low, even, high));
+  }
+  // Bit i of the low 8 becomes bit 2 * i.
+  static INLINE __mmask16 spread(uint32_t bits) {
+    bits &= 0xFF;
+    bits = (bits | bits << 4) & 0x0F0F;
+    bits = (bits | bits << 2) & 0x3333;
+    return static_cast<__mmask16>((bits | bits << 1) & 0x5555);
+  }
   static INLINE __mmask16 mask(int64_t lanes) {
     return static_cast<__mmask16>(lanes < kLanes ? (1u << lanes) - 1 : 0xFFFFu);
   }
@@ -52,14 +87,18 @@ constexpr int kTilePixels = 14;
 constexpr int kTileVectors = 2;
 // Weights of this depth stream from level 2; passes over less of it would load and store C more often.
 constexpr int64_t kBlockK = 2048;
+constexpr int kPixelTileRows = 8;
+constexpr int kPixelTileVectors = 3;
 
 #include "cpu/isa/depthwise.inc"
 #include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {kTilePixels,       gemms,    separable_line, depthwise_line,
-                                       multiply_add_line, dot_line, transpose,      fma_loop};
+const Primitives<float> kPrimitives = {
+    kTilePixels, gemms,         separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
+    fma_loop,    gather_pixels, pixel_gemm,     gemm_by_offset, gather_windows,    Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif

@@ -22,6 +22,27 @@ struct Loops {
       }
       return v;
     }
+    using Lanes = const int32_t*;
+    static INLINE Lanes lanes(const int32_t* p) { return p; }
+    // See GatherWindows.
+    static INLINE Reg merge(Reg values, Reg window, Lanes lanes) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (lanes[i] >= kLanes) values[i] = window[lanes[i] - kLanes];
+      }
+      return values;
+    }
+    static INLINE Reg load_where(Reg other, const T* p, uint32_t bits) {
+      return load_every(other, p, 1, bits);
+    }
+    static INLINE Reg load_even_where(Reg other, const T* p, uint32_t bits) {
+      return load_every(other, p, 2, bits);
+    }
+    static INLINE Reg load_every(Reg other, const T* p, int64_t step, uint32_t bits) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (bits >> i & 1) other[i] = p[i * step];
+      }
+      return other;
+    }
     static INLINE Reg broadcast(const T* p) { return zero() + *p; }
     static INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
     static INLINE Reg add(Reg a, Reg b) { return a + b; }
@@ -37,9 +58,12 @@ struct Loops {
   static constexpr int kTilePixels = 2;
   static constexpr int kTileVectors = static_cast<int>(kPanel / Vec::kLanes);
   static constexpr int64_t kBlockK = 256;
+  static constexpr int kPixelTileRows = 2;
+  static constexpr int kPixelTileVectors = kTileVectors;
 
 #include "cpu/isa/depthwise.inc"
 #include "cpu/isa/fma_loop.inc"
+#include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
 
   static void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
@@ -50,8 +74,9 @@ struct Loops {
   }
 
   static constexpr Primitives<T> table() {
-    return {kTilePixels,       gemms,    separable_line, depthwise_line,
-            multiply_add_line, dot_line, transpose,      fma_loop};
+    return {kTilePixels,    gemms,          separable_line, depthwise_line, multiply_add_line,
+            dot_line,       transpose,      fma_loop,       gather_pixels,  pixel_gemm,
+            gemm_by_offset, gather_windows, Vec::kLanes};
   }
 };
 }  // namespace

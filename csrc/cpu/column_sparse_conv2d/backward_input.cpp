@@ -1,0 +1,155 @@
+// The gradient of a column-sparse convolution's input: for a band of output pixels, the gradients of the kept
+// values of their patches, which are a dense product, added to the pixels of the image that they came from.
+//
+// An item of work is one image's channels of one chunk, which nobody else writes.
+#include <algorithm>
+
+#include "cpu/column_sparse_conv2d/backward_plan.h"
+#include "cpu/parallel.h"
+
+namespace cnnkern {
+namespace {
+
+// Elements of one worker's scratch, in this order.
+struct Sizes {
+  int64_t packed;  // of one chunk's weights, (panels(columns), K / G, kPanel); shared by the workers
+  int64_t pitch;   // of a row of products
+  int64_t rows, products;
+  int64_t worker() const { return rows + products; }
+};
+
+Sizes sizes_of(const BackwardPlan& plan, const Conv2dShape& s) {
+  Sizes sizes{};
+  const int64_t outputs = s.out_channels / s.groups;
+  sizes.packed = panels(plan.columns) * outputs * kPanel;
+  sizes.pitch = round_up(plan.columns, kPanel);
+  sizes.rows = s.channels_last ? 0 : round_up(plan.pixels * outputs, kPanel);
+  sizes.products = plan.pixels * sizes.pitch;
+  return sizes;
+}
+
+// The weights of a chunk with k running over output channels, columns in the order of its patches.
+template <class T>
+void pack_chunk(const ColumnSparseConv2dBackwardParams<T>& p, const Chunk& chunk, const Patches& patches,
+                T* packed) {
+  const int64_t outputs = p.shape.out_channels / p.shape.groups, kept = p.kept.count;
+  const T* const weight = p.weight + chunk.group * outputs * kept + chunk.column;
+  for (int64_t first = 0; first < chunk.count; first += kPanel) {
+    const int64_t valid = std::min(kPanel, chunk.count - first);
+    for (int64_t o = 0; o < outputs; ++o, packed += kPanel) {
+      for (int64_t k = 0; k < valid; ++k) packed[k] = weight[o * kept + patches.column[first + k]];
+      std::fill(packed + valid, packed + kPanel, T(0));
+    }
+  }
+}
+
+template <class T>
+void clear_channels(const Conv2dShape& s, const Chunk& chunk, T* image) {
+  const int64_t area = s.in_height * s.in_width;
+  const int64_t channel = chunk.group * (s.in_channels / s.groups) + chunk.channel;
+  if (!s.channels_last) {
+    std::fill_n(image + channel * area, chunk.channels * area, T(0));
+    return;
+  }
+  for (int64_t i = 0; i < area; ++i) std::fill_n(image + i * s.in_channels + channel, chunk.channels, T(0));
+}
+
+// Adds the gradients of the patches of `pixels` output pixels from `first` on.
+template <class T>
+void add_patches(const Conv2dShape& s, const Patches& patches, const T* products, int64_t pitch,
+                 int64_t first, int64_t pixels, T* grad_x) {
+  const ImageSteps steps = steps_of(s);
+  OutputPixel pixel(s, first);
+  for (int64_t p = 0; p < pixels; ++p, products += pitch, pixel.advance(s, 1)) {
+    const int64_t base = pixel.base(s, steps);
+    const TapRange rows = taps_inside(pixel.top(s), s.in_height, s.kernel_height, s.dilation_height);
+    const TapRange columns = taps_inside(pixel.left(s), s.in_width, s.kernel_width, s.dilation_width);
+    const auto add = [&](int64_t first_tap, int64_t end_tap) {
+      const int64_t end = patches.begin[end_tap];
+      for (int64_t k = patches.begin[first_tap]; k < end; ++k)
+        grad_x[base + patches.offset[k]] += products[k];
+    };
+    if (columns.end - columns.begin == s.kernel_width) {
+      add(rows.begin * s.kernel_width, rows.end * s.kernel_width);
+    } else {
+      for (int64_t i = rows.begin; i < rows.end; ++i)
+        add(i * s.kernel_width + columns.begin, i * s.kernel_width + columns.end);
+    }
+  }
+}
+
+// One image's channels of one chunk.
+template <class T>
+void compute(const Primitives<T>& kernels, const ColumnSparseConv2dBackwardParams<T>& p,
+             const BackwardPlan& plan, const Sizes& sizes, int64_t index, int64_t image, const T* packed,
+             T* rows) {
+  const Conv2dShape& s = p.shape;
+  const Chunk& chunk = *plan.chunk(p.scratch, index);
+  const Patches patches = plan.patches(p.scratch, s, index, kernels.window);
+  const int64_t area = s.out_height * s.out_width, outputs = s.out_channels / s.groups;
+  T* const products = rows + sizes.rows;
+  clear_channels(s, chunk, p.grad_x + image * s.in_channels * s.in_height * s.in_width);
+  if (chunk.count == 0) return;
+  Gemm<T> gemm{};
+  gemm.a_pixel = s.channels_last ? s.out_channels : outputs;
+  gemm.lines = 1;
+  gemm.patch = Patch::line(outputs);
+  gemm.b = packed;
+  gemm.b_panel = outputs * kPanel;
+  gemm.b_step = kPanel;
+  gemm.c = products;
+  gemm.c_pixel = sizes.pitch;
+  gemm.c_panel = kPanel;
+  gemm.columns = chunk.count;
+  for (int64_t first = 0; first < area; first += plan.pixels) {
+    gemm.pixels = std::min(plan.pixels, area - first);
+    if (s.channels_last) {
+      gemm.a = p.grad + (image * area + first) * s.out_channels + chunk.group * outputs;
+    } else {
+      const T* const from = p.grad + (image * s.out_channels + chunk.group * outputs) * area + first;
+      kernels.transpose(from, area, outputs, gemm.pixels, rows, outputs);
+      gemm.a = rows;
+    }
+    kernels.gemm(gemm);
+    add_patches(s, patches, products, sizes.pitch, image * area + first, gemm.pixels, p.grad_x);
+  }
+}
+
+}  // namespace
+
+template <class T>
+int64_t column_sparse_backward_input_scratch(const BackwardPlan& plan, const Conv2dShape& s,
+                                             int64_t threads) {
+  const Sizes sizes = sizes_of(plan, s);
+  return s.groups * plan.chunks * sizes.packed + threads * sizes.worker();
+}
+
+template <class T>
+void column_sparse_backward_input(const BackwardPlan& plan, const ColumnSparseConv2dBackwardParams<T>& p) {
+  const Primitives<T>& kernels = primitives<T>();
+  const Sizes sizes = sizes_of(plan, p.shape);
+  const int64_t chunks = p.shape.groups * plan.chunks;
+  T* const packed = p.scratch + plan.tables_size;
+  parallel(p.threads, [&](const Worker& me) {
+    const auto [first, last] = me.share(chunks);
+    for (int64_t i = first; i < last; ++i)
+      pack_chunk(p, *plan.chunk(p.scratch, i), plan.patches(p.scratch, p.shape, i, kernels.window),
+                 packed + i * sizes.packed);
+    me.barrier();
+    T* const rows = packed + chunks * sizes.packed + me.index * sizes.worker();
+    const auto [begin, end] = me.share(p.shape.batch * chunks);
+    for (int64_t i = begin; i < end; ++i)
+      compute(kernels, p, plan, sizes, i % chunks, i / chunks, packed + i % chunks * sizes.packed, rows);
+  });
+}
+
+template int64_t column_sparse_backward_input_scratch<float>(const BackwardPlan&, const Conv2dShape&,
+                                                             int64_t);
+template int64_t column_sparse_backward_input_scratch<double>(const BackwardPlan&, const Conv2dShape&,
+                                                              int64_t);
+template void column_sparse_backward_input(const BackwardPlan&,
+                                           const ColumnSparseConv2dBackwardParams<float>&);
+template void column_sparse_backward_input(const BackwardPlan&,
+                                           const ColumnSparseConv2dBackwardParams<double>&);
+
+}  // namespace cnnkern
