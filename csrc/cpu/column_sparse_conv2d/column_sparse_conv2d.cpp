@@ -21,8 +21,8 @@
 namespace cnnkern {
 namespace {
 
-constexpr int64_t kRowDepth = 256;        // of a gathered block of rows, which stays in level 2
-constexpr int64_t kPanelDepth = 192;      // of a gathered block of panels, which stays in level 1
+constexpr int64_t kRowDepth = 512;        // of a gathered block of rows, which stays in level 2
+constexpr int64_t kPanelDepth = 384;      // of a gathered block of panels, most of which stays in level 1
 constexpr int64_t kPanelsAtOnce = 3;      // of pixels that meet all weights
 constexpr int64_t kRowPixels = 384;       // of a band
 constexpr int64_t kPanelPixels = 480;     // of a band
