@@ -93,7 +93,7 @@ def results() -> Results:
     titles = []
     settings = Settings(layers=(SMALL, DENSE), batches=(2,), threads=(1,), runs=2, seconds=0.01)
     results = compare(settings, titles.append)
-    assert len(titles) == settings.steps() == 11
+    assert len(titles) == settings.steps() == 15
     return results
 
 
