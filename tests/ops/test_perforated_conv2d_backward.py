@@ -34,8 +34,7 @@ def gradients(
     return backward(grad, x, weight, mask, *pairs, case.groups, nearest, asked)
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "none"])
-@pytest.mark.parametrize("kind", ["half", "each image"])
+@pytest.mark.parametrize(("kind", "interpolation"), [("half", "none"), ("each image", "nearest")])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", TRAINED, ids=str)
 def test_agree_with_the_reference(case: Case, layout: str, kind: str, interpolation: str, isa: str) -> None:
