@@ -27,10 +27,10 @@ except ImportError as error:
         name="cnnkern._ops",
     ) from error
 
-from cnnkern import decomposition, ops, reference
+from cnnkern import decomposition, ops, pruning, reference
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
 
-__all__ = ["CPConv2d", "ColumnSparseConv2d", "Im2colConv2d", "decomposition", "ops", "reference"]
+__all__ = ["CPConv2d", "ColumnSparseConv2d", "Im2colConv2d", "decomposition", "ops", "pruning", "reference"]
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C
