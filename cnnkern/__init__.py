@@ -29,8 +29,11 @@ except ImportError as error:
 
 from cnnkern import decomposition, ops, pruning, reference
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
+from cnnkern.pruning.conversion import convert_with
 
 __all__ = ["CPConv2d", "ColumnSparseConv2d", "Im2colConv2d", "decomposition", "ops", "pruning", "reference"]
+
+convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

@@ -36,12 +36,17 @@ def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[
         if not isinstance(conv, nn.Conv2d) or isinstance(conv, LazyModuleMixin):
             kind = "nothing" if conv is None else type(conv).__name__
             raise ValueError(f"layers: expected names of torch.nn.Conv2d, got {name!r}, which is {kind}")
-        if conv._parameters.get("weight") is None:
+        if not has_weight(conv):
             raise ValueError(f"layers: the weight of {name!r} is computed from others and cannot be pruned")
         found[name] = conv
     if not found:
         raise ValueError("layers: expected at least one torch.nn.Conv2d, got none")
     return found
+
+
+def has_weight(conv: nn.Conv2d) -> bool:
+    """Whether the weight is a parameter of the convolution, and not computed from others at each call."""
+    return conv._parameters.get("weight") is not None
 
 
 def column_matrices(weight: Tensor, groups: int = 1) -> Tensor:
