@@ -30,6 +30,7 @@ from examples.files import Unavailable, write_json, written_whole
 from examples.measuring import Time, best_times, layer_inputs
 from examples.networks import trained_fashion_net
 from examples.picture import STYLE
+from examples.report import WIDTH
 from examples.training import LABEL_SMOOTHING, evaluate, one_cycle, train
 
 DENSITIES = (0.4, 0.2, 0.1)
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         # all training comes before all timing
         outcomes = [measured(dense, network, density, test) for density, network in networks.items()]
     console = Console()
+    console.width = max(console.width, WIDTH)
     for batch in FASHION_BATCHES:
         console.print(_table(outcomes, original, batch))
     settings = {name: getattr(options, name) for name in ("densities", "steps", "strength")}
