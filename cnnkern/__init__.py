@@ -27,8 +27,9 @@ except ImportError as error:
         name="cnnkern._ops",
     ) from error
 
-from cnnkern import decomposition, ops, perforation, reference
+from cnnkern import decomposition, ops, perforation, pruning, reference
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.pruning.conversion import convert_with
 
 __all__ = [
     "CPConv2d",
@@ -38,8 +39,11 @@ __all__ = [
     "decomposition",
     "ops",
     "perforation",
+    "pruning",
     "reference",
 ]
+
+convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

@@ -1,0 +1,64 @@
+"""The convolutions of a model, and their weights as matrices whose columns are pruned.
+
+A column (c, i, j) is what an output channel multiplies with one entry of a patch, over all K/G output
+channels of a group: W[k, c, i, j] for every k. Its index is (c·kH + i)·kW + j, with c counted within the
+group; there are C/G·kH·kW of them in each of the G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parallel import DistributedDataParallel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel`, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Conv2d]:
+    """The `torch.nn.Conv2d` that `layers` name ("features.3"), in that order, or all that the model has.
+
+    Raises ValueError for a name that no convolution has, for a weight that is not a parameter of its own
+    (as under `torch.nn.utils.parametrize`), and if there is no convolution at all.
+    """
+    modules = dict(unwrapped(model).named_modules())
+    if layers is None:
+        layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    elif isinstance(layers, str):
+        raise TypeError(f"layers: expected names of convolutions, got the string {layers!r}")
+    found = {}
+    for name in layers:
+        conv = modules.get(name)
+        if not isinstance(conv, nn.Conv2d) or isinstance(conv, LazyModuleMixin):
+            kind = "nothing" if conv is None else type(conv).__name__
+            raise ValueError(f"layers: expected names of torch.nn.Conv2d, got {name!r}, which is {kind}")
+        if not has_weight(conv):
+            raise ValueError(f"layers: the weight of {name!r} is computed from others and cannot be pruned")
+        found[name] = conv
+    if not found:
+        raise ValueError("layers: expected at least one torch.nn.Conv2d, got none")
+    return found
+
+
+def has_weight(conv: nn.Conv2d) -> bool:
+    """Whether the weight is a parameter of the convolution, and not computed from others at each call."""
+    return conv._parameters.get("weight") is not None
+
+
+def column_matrices(weight: Tensor, groups: int = 1) -> Tensor:
+    """A weight (K, C/G, kH, kW) in any memory format as matrices (G, K/G, C/G·kH·kW), one a group."""
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+def over_weight(columns: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Values of columns (G, C/G·kH·kW), shaped to be broadcast over `by_group` of the weight."""
+    return columns.to(conv.weight.device).view(conv.groups, 1, -1, *conv.kernel_size)
+
+
+def by_group(weight: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A view (G, K/G, C/G, kH, kW) of a tensor that is shaped like the convolution's weight."""
+    return weight.unflatten(0, (conv.groups, -1))
