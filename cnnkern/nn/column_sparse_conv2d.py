@@ -19,6 +19,7 @@ from cnnkern.nn.convolution import (
 )
 from cnnkern.ops import column_sparse_conv2d
 from cnnkern.ops.arguments import IntPair, Pair
+from cnnkern.pruning import column_norms, strongest
 
 
 class ColumnSparseConv2d(Convolution2d):
@@ -105,7 +106,7 @@ class ColumnSparseConv2d(Convolution2d):
             )
         weight = conv.weight.detach().reshape(conv.groups, conv.out_channels // conv.groups, -1)
         if columns is None:
-            columns = _strongest(weight, density, criterion)
+            columns = _strongest(conv.weight.detach(), conv.groups, density, criterion)
             columns = columns if conv.groups > 1 else columns[0]
         layer = cls(**arguments_of(conv), columns=columns, device="meta", dtype=conv.weight.dtype)
         kept = _checked_columns(columns, conv.groups, weight.shape[2]).to(conv.weight.device)
@@ -203,13 +204,9 @@ def _checked_columns(columns: Any, groups: int, total: int) -> Tensor:
     return columns.to(torch.int32)
 
 
-def _strongest(weight: Tensor, density: float, criterion: str) -> Tensor:
-    """The indices (G, nnz), sorted, of the strongest columns of `weight` (G, K/G, total)."""
+def _strongest(weight: Tensor, groups: int, density: float, criterion: str) -> Tensor:
+    """The indices (G, nnz), sorted, of the strongest columns of `weight` (K, C/G, kH, kW)."""
     if criterion != "l2":
         raise ValueError(f"criterion: expected 'l2', got {criterion!r}")
-    if not 0 <= density <= 1:
-        raise ValueError(f"density: expected a share from 0 to 1, got {density!r}")
-    total = weight.shape[2]
-    kept = max(round(density * total), int(density > 0))
-    norms = weight.double().norm(dim=1)
-    return norms.topk(kept, dim=1).indices.sort(dim=1).values.int()
+    kept = strongest({"weight": column_norms(weight.double(), groups)}, density)["weight"]
+    return kept.nonzero()[:, 1].view(groups, -1).int()

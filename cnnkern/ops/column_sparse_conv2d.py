@@ -19,7 +19,6 @@ from cnnkern.ops.arguments import (
     check_not_empty,
     check_packed,
     geometry,
-    memory_format,
     packed_geometry,
     pair,
     shape_of,
@@ -31,6 +30,7 @@ from cnnkern.ops.dispatch import (
     register_without_gradient,
     run,
 )
+from cnnkern.ops.fakes import empty_gradients, empty_output
 
 _column_sparse_conv2d = torch.ops.cnnkern.column_sparse_conv2d.default
 _column_sparse_conv2d_backward = torch.ops.cnnkern.column_sparse_conv2d_backward.default
@@ -157,7 +157,7 @@ def _fake(
 ) -> Tensor:
     pairs = pair("kernel_size", kernel_size, 1), *geometry(stride, padding, dilation)
     shape = check_column_sparse_conv2d(x, weight, columns, bias, *pairs, groups)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("column_sparse_conv2d_pack")
@@ -179,7 +179,7 @@ def _packed_fake(
     kept = kept_columns(columns, groups)
     _check_count(kept, c, kernel_size)
     check_packed(packed, packed_length(k, kept, groups))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("column_sparse_conv2d_backward")
@@ -198,12 +198,7 @@ def _backward_fake(
     pairs = pair("kernel_size", kernel_size, 1), *geometry(stride, padding, dilation)
     shape = check_column_sparse_conv2d(x, weight, columns, None, *pairs, groups)
     check_gradient(grad, shape)
-    for_x, for_weight, for_bias = output_mask
-    return (
-        torch.empty_like(x, memory_format=memory_format(x)) if for_x else x.new_empty(0),
-        x.new_empty(weight.shape if for_weight else 0),
-        x.new_empty(shape[1] if for_bias else 0),
-    )
+    return empty_gradients(x, weight, shape[1], output_mask)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

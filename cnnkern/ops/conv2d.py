@@ -16,7 +16,6 @@ from cnnkern.ops.arguments import (
     check_not_empty,
     check_packed,
     geometry,
-    memory_format,
     packed_geometry,
     shape_of,
     up_to_panel,
@@ -27,6 +26,7 @@ from cnnkern.ops.dispatch import (
     register_without_gradient,
     run,
 )
+from cnnkern.ops.fakes import empty_gradients, empty_output
 
 _conv2d = torch.ops.cnnkern.conv2d.default
 _conv2d_backward = torch.ops.cnnkern.conv2d_backward.default
@@ -99,7 +99,7 @@ def _fake(
     relu: bool,
 ) -> Tensor:
     shape = check_conv2d(x, weight, bias, *geometry(stride, padding, dilation), groups)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("conv2d_pack")
@@ -119,7 +119,7 @@ def _packed_fake(
     check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     check_packed(packed, packed_length(weight_size, groups))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("conv2d_backward")
@@ -135,12 +135,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = check_conv2d(x, weight, None, *geometry(stride, padding, dilation), groups)
     check_gradient(grad, shape)
-    for_x, for_weight, for_bias = output_mask
-    return (
-        torch.empty_like(x, memory_format=memory_format(x)) if for_x else x.new_empty(0),
-        x.new_empty(weight.shape if for_weight else 0),
-        x.new_empty(shape[1] if for_bias else 0),
-    )
+    return empty_gradients(x, weight, shape[1], output_mask)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

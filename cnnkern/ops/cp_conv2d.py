@@ -31,6 +31,7 @@ from cnnkern.ops.dispatch import (
     register_without_gradient,
     run,
 )
+from cnnkern.ops.fakes import empty_output
 
 _cp_conv2d = torch.ops.cnnkern.cp_conv2d.default
 _cp_conv2d_backward = torch.ops.cnnkern.cp_conv2d_backward.default
@@ -145,7 +146,7 @@ def _fake(
 ) -> Tensor:
     pairs = geometry(stride, padding, dilation)
     shape = check_cp_conv2d(x, factor_c, factor_h, factor_w, factor_k, bias, *pairs, groups)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("cp_conv2d_pack")
@@ -163,7 +164,7 @@ def _packed_fake(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Seque
     k, _, *rest = factor_size
     shape = check_convolution(x, {"packed": packed}, bias, (k, *rest), *pairs, groups)
     check_packed(packed, packed_length(factor_size, groups))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("cp_conv2d_backward")

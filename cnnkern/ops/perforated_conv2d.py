@@ -18,7 +18,6 @@ from cnnkern.ops.arguments import (
     check_not_empty,
     check_packed,
     geometry,
-    memory_format,
     packed_geometry,
 )
 from cnnkern.ops.conv2d import check_conv2d, packed_length
@@ -28,6 +27,7 @@ from cnnkern.ops.dispatch import (
     register_without_gradient,
     run,
 )
+from cnnkern.ops.fakes import empty_gradients, empty_output
 
 INTERPOLATIONS = ("nearest", "none")
 
@@ -130,7 +130,7 @@ def _fake(
 ) -> Tensor:
     pairs = geometry(stride, padding, dilation)
     shape = check_perforated_conv2d(x, weight, mask, bias, *pairs, groups)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("perforated_conv2d_sources")
@@ -152,7 +152,7 @@ def _packed_fake(
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     check_packed(packed, packed_length(weight_size, groups))
     _check_mask("sources", sources, torch.int32, x, shape)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    return empty_output(x, shape)
 
 
 @register_fake("perforated_conv2d_backward")
@@ -171,12 +171,7 @@ def _backward_fake(
     pairs = geometry(stride, padding, dilation)
     shape = check_perforated_conv2d(x, weight, mask, None, *pairs, groups)
     check_gradient(grad, shape)
-    for_x, for_weight, for_bias = output_mask
-    return (
-        torch.empty_like(x, memory_format=memory_format(x)) if for_x else x.new_empty(0),
-        x.new_empty(weight.shape if for_weight else 0),
-        x.new_empty(shape[1] if for_bias else 0),
-    )
+    return empty_gradients(x, weight, shape[1], output_mask)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
