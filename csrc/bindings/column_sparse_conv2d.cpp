@@ -102,14 +102,10 @@ Tensor column_sparse_conv2d_packed_cpu(const Tensor& x, const Tensor& packed,
                                        const Tensor& columns) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
-  const Geometry steps = geometry_after(4, geometry);
-  const int64_t k = geometry[0], c = geometry[1], kh = geometry[2], kw = geometry[3];
-  const Conv2dShape shape = conv2d_shape(image, k, kh, kw, steps);
-  check(c == shape.in_channels / steps.groups, "geometry: expected ", shape.in_channels / steps.groups,
-        " input channels a group, got ", c);
-  const Columns kept = as_columns(columns, steps.groups, c * kh * kw);
-  check_size("packed", packed, 0, column_sparse_conv2d_packed_size(k, kept.kept.count, steps.groups));
-  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+  const Conv2dShape shape = packed_conv2d_shape(image, geometry);
+  const Columns kept = as_columns(
+      columns, shape.groups, shape.in_channels / shape.groups * shape.kernel_height * shape.kernel_width);
+  check_packed(packed, column_sparse_conv2d_packed_size(shape.out_channels, kept.kept.count, shape.groups));
   return run(image, shape, kept.kept, bias, [&] { return packed; });
 }
 

@@ -66,13 +66,8 @@ Tensor conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optio
                          const Ints& geometry, bool relu) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
-  const Geometry steps = geometry_after(4, geometry);
-  const int64_t k = geometry[0], c = geometry[1], kh = geometry[2], kw = geometry[3];
-  const Conv2dShape shape = conv2d_shape(image, k, kh, kw, steps);
-  check(c == shape.in_channels / steps.groups, "geometry: expected ", shape.in_channels / steps.groups,
-        " input channels a group, got ", c);
-  check_size("packed", packed, 0, conv2d_packed_size(k, c, kh, kw, steps.groups));
-  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+  const Conv2dShape shape = packed_conv2d_shape(image, geometry);
+  check_packed(packed, packed_size(shape));
   return run(image, shape, bias, relu, [&] { return packed; });
 }
 

@@ -99,8 +99,7 @@ Tensor cp_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::op
   const Geometry steps = geometry_after(5, geometry);
   const FactorSize f{geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]};
   check_rank(f, steps.groups);
-  check_size("packed", packed, 0, packed_size(f, steps.groups));
-  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+  check_packed(packed, packed_size(f, steps.groups));
   return run(image, packed, bias, f, steps);
 }
 

@@ -115,13 +115,8 @@ Tensor perforated_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const
                                     const Ints& geometry, const Tensor& sources) {
   const Image image = as_image(x);
   check_operand("packed", packed, 1, x);
-  const Geometry steps = geometry_after(4, geometry);
-  const int64_t k = geometry[0], c = geometry[1], kh = geometry[2], kw = geometry[3];
-  const Conv2dShape s = conv2d_shape(image, k, kh, kw, steps);
-  check(c == s.in_channels / steps.groups, "geometry: expected ", s.in_channels / steps.groups,
-        " input channels a group, got ", c);
-  check_size("packed", packed, 0, conv2d_packed_size(k, c, kh, kw, steps.groups));
-  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+  const Conv2dShape s = packed_conv2d_shape(image, geometry);
+  check_packed(packed, packed_size(s));
   return run(image, s, sources, bias, [&] { return packed; });
 }
 

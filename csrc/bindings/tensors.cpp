@@ -134,6 +134,19 @@ Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kerne
           image.channels_last};
 }
 
+void check_packed(const Tensor& packed, int64_t size) {
+  check_size("packed", packed, 0, size);
+  check(packed.is_contiguous(), "packed: expected a contiguous tensor");
+}
+
+Conv2dShape packed_conv2d_shape(const Image& x, const std::vector<int64_t>& list) {
+  const Geometry geometry = geometry_after(4, list);
+  const Conv2dShape shape = conv2d_shape(x, list[0], list[2], list[3], geometry);
+  check(list[1] == shape.in_channels / shape.groups, "geometry: expected ", shape.in_channels / shape.groups,
+        " input channels a group, got ", list[1]);
+  return shape;
+}
+
 int64_t threads_for(double multiply_adds) {
   constexpr double kWorthAThread = 400e3;  // about 10 us
   const double worth = std::max(1.0, multiply_adds / kWorthAThread);

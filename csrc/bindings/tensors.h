@@ -83,9 +83,15 @@ Geometry geometry_of(const std::vector<int64_t>& stride, const std::vector<int64
 // weight, then stride, padding and dilation as pairs, then groups.
 Geometry geometry_after(size_t size, const std::vector<int64_t>& list);
 
+// A packed weight is one row of `size` elements.
+void check_packed(const Tensor& packed, int64_t size);
+
 // The shape of a convolution of `x` (N, C, H, W); checks every number that addresses depend on.
 Conv2dShape conv2d_shape(const Image& x, int64_t out_channels, int64_t kernel_height, int64_t kernel_width,
                          const Geometry& geometry);
+
+// The same from the one list of a packed operation whose weight is (K, C/G, kH, kW).
+Conv2dShape packed_conv2d_shape(const Image& x, const std::vector<int64_t>& list);
 
 // torch's thread count, less for work of so few multiply-adds that waking threads would cost more than they
 // save.
