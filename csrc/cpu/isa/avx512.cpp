@@ -97,8 +97,8 @@ constexpr int kPixelTileVectors = 3;
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {
-    kTilePixels, gemms,         separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
-    fma_loop,    gather_pixels, pixel_gemm,     gemm_by_offset, gather_windows,    Vec::kLanes};
+const Primitives<float> kPrimitives = {kTilePixels,       gemms,      separable_line, depthwise_line,
+                                       multiply_add_line, dot_line,   transpose,      fma_loop,
+                                       gather_pixels,     pixel_gemm, gather_windows, Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif

@@ -74,9 +74,8 @@ struct Loops {
   }
 
   static constexpr Primitives<T> table() {
-    return {kTilePixels,    gemms,          separable_line, depthwise_line, multiply_add_line,
-            dot_line,       transpose,      fma_loop,       gather_pixels,  pixel_gemm,
-            gemm_by_offset, gather_windows, Vec::kLanes};
+    return {kTilePixels, gemms,    separable_line, depthwise_line, multiply_add_line, dot_line,
+            transpose,   fma_loop, gather_pixels,  pixel_gemm,     gather_windows,    Vec::kLanes};
   }
 };
 }  // namespace
