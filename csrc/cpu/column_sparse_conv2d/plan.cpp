@@ -31,16 +31,21 @@ bool has_near_patches(const Conv2dShape& s) {
   return values * static_cast<int64_t>(sizeof(T)) <= kNearBytes;
 }
 
+// Whether what has to be read are the weights.
+bool heavy_weights(const Conv2dShape& s, int64_t kept) {
+  return s.out_channels * kept > 2 * s.batch * s.in_height * s.in_width * s.in_channels;
+}
+
 // A channels-last image is read in place unless a product would read little of the cache lines that it
-// touches, more often than level 1 keeps them. Few pixels are gathered at a time: their weights must come
-// from level 2.
+// touches, more often than level 1 keeps them. Few pixels are gathered at a time, and by every thread that
+// has a share of the channels: their weights must come from level 2, and not be what is shared.
 template <class T>
 Way way_of_rows(const Conv2dShape& s, int64_t kept) {
   const int64_t all = s.in_channels / s.groups * s.kernel_height * s.kernel_width,
                 columns = s.out_channels / s.groups;
   const bool pays = kFew * kept <= all && columns >= kPassColumns && !has_near_patches<T>(s);
   const bool near_weights = columns * kept * static_cast<int64_t>(sizeof(T)) <= level2_cache_bytes();
-  return pays && near_weights ? Way::rows : Way::in_place;
+  return pays && near_weights && !heavy_weights(s, kept) ? Way::rows : Way::in_place;
 }
 
 // A channel-first image is gathered as panels unless making it channels last, and the output channel first
@@ -57,11 +62,6 @@ Way way_of_panels(const Conv2dShape& s, int64_t kept) {
 template <class T>
 Way choose_way(const Conv2dShape& s, int64_t kept) {
   return s.channels_last ? way_of_rows<T>(s, kept) : way_of_panels(s, kept);
-}
-
-// Whether what has to be read are the weights.
-bool heavy_weights(const Conv2dShape& s, int64_t kept) {
-  return s.out_channels * kept > 2 * s.batch * s.in_height * s.in_width * s.in_channels;
 }
 
 // As conv2d.cpp cuts its work, so that a band of the image stays in level 2; a gathered band does too.
@@ -86,8 +86,7 @@ void cut_rows(Plan& plan, const Conv2dShape& s, int64_t kept, int64_t threads) {
   plan.splits = 1;
   if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
     const int64_t most = panels(plan.group_columns);
-    // Rows would be gathered once for each share of the channels.
-    if (plan.way != Way::rows && heavy_weights(s, kept) && most >= threads) {
+    if (heavy_weights(s, kept) && most >= threads) {
       plan.splits = threads;
     } else {
       bands = std::min(s.out_height, round_up(bands, threads));
