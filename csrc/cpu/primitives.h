@@ -13,6 +13,8 @@ constexpr int64_t panels(int64_t columns) { return (columns + kPanel - 1) / kPan
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
+// A size rounded up so that arrays of it do not fall into the same cache sets.
+constexpr int64_t apart(int64_t size) { return (panels(size) | 1) * kPanel; }
 
 // Where the k values of a pixel lie in A: `rows` rows of `taps` taps of `depth` adjacent values, and k runs
 // over them in that order. Some rows and taps may be left out, those of a patch that lie in an image's
