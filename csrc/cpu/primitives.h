@@ -154,6 +154,9 @@ struct Primitives {
                             int64_t pixels);
   // sum[lane] += sum over x of a[x][lane] b[x][lane], for the kPanel lanes of `pixels` pixels.
   void (*dot_line)(const T* a, int64_t a_pixel, const T* b, int64_t b_pixel, int64_t pixels, T* sum);
+  // sum[line][lane] += sum over x of lines[line][x][lane] b[x][lane], for `count` lines.
+  void (*dot_lines)(const T* const* lines, int64_t count, int64_t line_pixel, const T* b, int64_t b_pixel,
+                    int64_t pixels, T* sum);
   // to[column * to_stride + row] = from[row * from_stride + column]
   void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                     int64_t to_stride);

@@ -13,6 +13,8 @@
 namespace cnnkern {
 namespace {
 
+constexpr int64_t kStripBytes = 24 << 10;  // half of level 1
+
 struct Plan {
   int64_t in_rows;        // of a band
   int64_t bands;          // of an image
@@ -34,7 +36,7 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   plan.left = met.begin;
   plan.columns = met.count;
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.columns * plan.pixel();
-  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes) * s.stride_height;
+  const int64_t fit = std::max<int64_t>(1, kStripBytes / row_bytes) * s.stride_height;
   int64_t bands = (s.in_height + fit - 1) / fit;
   if (s.batch % threads != 0 && s.batch < 8 * threads)
     bands = std::min(s.in_height, round_up(bands, threads));

@@ -15,7 +15,8 @@
 namespace cnnkern {
 namespace {
 
-constexpr int64_t kFewPanels = 8;  // too few for workers to share
+constexpr int64_t kFewPanels = 8;        // too few for workers to share
+constexpr int64_t kStripBytes = 24 << 10;  // half of level 1
 
 struct Plan {
   int64_t out_rows;  // of a band
@@ -25,8 +26,8 @@ struct Plan {
   int64_t multiplier;  // K / C
   // Elements of all accumulators (parts, panels of K, taps, kPanel), and of one worker's scratch in this
   // order.
-  int64_t sums_size, strip_size, narrow_size, grad_size;
-  int64_t worker_size() const { return strip_size + narrow_size + grad_size; }
+  int64_t sums_size, strip_size, narrow_size, grad_size, pointers_size;
+  int64_t worker_size() const { return strip_size + narrow_size + grad_size + pointers_size; }
 };
 
 template <class T>
@@ -36,7 +37,7 @@ Plan make_plan(const Conv2dShape& s) {
   plan.multiplier = s.out_channels / s.in_channels;
   const int64_t row_bytes =
       static_cast<int64_t>(sizeof(T)) * kPanel * (strip_width(s) * s.stride_height + s.out_width);
-  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes);
+  const int64_t fit = std::max<int64_t>(1, kStripBytes / row_bytes);
   const int64_t bands = (s.out_height + fit - 1) / fit;
   plan.out_rows = (s.out_height + bands - 1) / bands;
   plan.bands = (s.out_height + plan.out_rows - 1) / plan.out_rows;
@@ -45,6 +46,7 @@ Plan make_plan(const Conv2dShape& s) {
   plan.strip_size = strip_rows(s, plan.out_rows) * strip_width(s) * kPanel;
   plan.narrow_size = plan.multiplier == 1 ? 0 : plan.strip_size;
   plan.grad_size = plan.out_rows * s.out_width * kPanel;
+  plan.pointers_size = round_up(plan.taps * static_cast<int64_t>(sizeof(T*) / sizeof(T)), kPanel);
   return plan;
 }
 
@@ -77,6 +79,7 @@ void add_part(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, co
   const int64_t count = std::min(kPanel, s.out_channels - first), pitch = strip_width(s) * kPanel;
   const int64_t out_image = s.out_channels * s.out_height * s.out_width, bands = s.batch * plan.bands;
   T* const panel = strip + plan.strip_size + plan.narrow_size;
+  const T** const taps = reinterpret_cast<const T**>(panel + plan.grad_size);
   // Lanes past the last channel are computed too: let there be numbers in them.
   if (count < kPanel) std::fill_n(strip, plan.worker_size(), T(0));
   std::fill_n(sums, plan.taps * kPanel, T(0));
@@ -94,12 +97,11 @@ void add_part(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, co
       grad_pixel = kPanel;
     }
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t t = 0; t < plan.taps; ++t) {
-        const T* const from = strip + (r * s.stride_height + t / s.kernel_width * s.dilation_height) * pitch +
-                              t % s.kernel_width * s.dilation_width * kPanel;
-        kernels.dot_line(from, s.stride_width * kPanel, grad + r * s.out_width * grad_pixel, grad_pixel,
-                         s.out_width, sums + t * kPanel);
-      }
+      for (int64_t t = 0; t < plan.taps; ++t)
+        taps[t] = strip + (r * s.stride_height + t / s.kernel_width * s.dilation_height) * pitch +
+                  t % s.kernel_width * s.dilation_width * kPanel;
+      kernels.dot_lines(taps, plan.taps, s.stride_width * kPanel, grad + r * s.out_width * grad_pixel,
+                        grad_pixel, s.out_width, sums);
     }
   }
 }

@@ -226,22 +226,23 @@ struct Backward {
   void depthwise_row(const Strip& t, int64_t panel, int64_t row, int64_t base, const T* grad_row) const {
     const int64_t step = s.stride_width * kPanel;
     std::fill_n(grad_line, plan.line_size, T(0));
+    const T** const taps = pointers + s.kernel_height;
     for (int64_t j = 0; j < s.kernel_width; ++j) {
       const int64_t tap = j * s.dilation_width * kPanel;
-      if (t.counted && p.grad_w)
-        kernels.dot_line(grad_row, kPanel, line + tap, step, s.out_width,
-                         sums.w(t.group, panel) + j * kPanel);
+      taps[j] = line + tap;
       kernels.multiply_add_line(factors.w(t.group, panel) + j * kPanel, grad_row, kPanel, grad_line + tap,
                                 step, s.out_width);
     }
     const T* const inside = grad_line + s.pad_width * kPanel;
-    for (int64_t i = 0; i < s.kernel_height; ++i) {
+    if (t.counted && p.grad_w)
+      kernels.dot_lines(taps, s.kernel_width, step, grad_row, kPanel, s.out_width, sums.w(t.group, panel));
+    if (t.counted && p.grad_h)
+      kernels.dot_lines(pointers, s.kernel_height, kPanel, inside, kPanel, s.in_width,
+                        sums.h(t.group, panel));
+    for (int64_t i = 0; wants_ring() && i < s.kernel_height; ++i) {
       const int64_t in_row = row * s.stride_height - s.pad_height + i * s.dilation_height;
       if (in_row < 0 || in_row >= s.in_height) continue;
-      if (t.counted && p.grad_h)
-        kernels.dot_line(inside, kPanel, pointers[i], kPanel, s.in_width,
-                         sums.h(t.group, panel) + i * kPanel);
-      if (wants_ring() && base + in_row >= t.own.begin && base + in_row < t.own.end)
+      if (base + in_row >= t.own.begin && base + in_row < t.own.end)
         kernels.multiply_add_line(factors.h(t.group, panel) + i * kPanel, inside, kPanel,
                                   ring_row(ring, panel, base + in_row), kPanel, s.in_width);
     }
@@ -328,7 +329,7 @@ struct Backward {
         body(Panels{q, std::min(rank.end, q + kPanelsAtOnce)});
     };
     if (p.grad_c || !s.channels_last) load_x(t);
-    if (t.counted && (p.grad_k || p.grad_bias) || !s.channels_last) load_grad(t);
+    if ((t.counted && (p.grad_k || p.grad_bias)) || !s.channels_last) load_grad(t);
     if (t.counted && p.grad_bias) add_bias(t, sums.bias(t.group));
     team.barrier();
     for_each_pair([&](Panels panel) { rank_panels(t, panel); });

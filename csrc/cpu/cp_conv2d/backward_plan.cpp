@@ -12,7 +12,8 @@ namespace {
 
 constexpr int64_t kMostParts = 8;
 constexpr int64_t kShareOfMaps = 16;   // what the parts' sums may take of what the intermediate maps would
-constexpr int64_t kStripPixels = 256;  // enough for the sums over pixels to be read rarely
+constexpr int64_t kStripPixels = 128;  // enough for the sums over pixels to be read rarely,
+constexpr int64_t kWholePixels = 256;  // and images up to this need no stage-1 rows of the strip before
 constexpr int64_t kRowsPerHalo = 4;    // of a band, or its halo would be computed too often
 
 void choose_parts(CpBackwardPlan& plan, const Conv2dShape& s, int64_t rank, int64_t threads) {
@@ -34,7 +35,8 @@ void choose_strips(CpBackwardPlan& plan, const Conv2dShape& s) {
   const int64_t out_row = s.out_width * kPanel * plan.output_panels * (s.channels_last ? 1 : 2);
   const int64_t fit = std::max<int64_t>(
       1, level2_cache_bytes() * 3 / 4 / static_cast<int64_t>(sizeof(T)) / (in_row + out_row));
-  const int64_t wanted = std::min(fit, (kStripPixels + s.out_width - 1) / s.out_width);
+  const int64_t pixels = s.out_height * s.out_width <= kWholePixels ? kWholePixels : kStripPixels;
+  const int64_t wanted = std::min(fit, (pixels + s.out_width - 1) / s.out_width);
   const int64_t rows = (s.out_height + plan.bands - 1) / plan.bands;
   const int64_t strips = (rows + wanted - 1) / wanted;
   plan.strip_rows = (rows + strips - 1) / strips;
@@ -88,7 +90,7 @@ CpBackwardPlan make_cp_backward_plan(const Conv2dShape& s, int64_t rank, int64_t
   plan.ring_size = plan.rank_panels * plan.ring_rows * row;
   plan.stage1_size = plan.whole ? 0 : plan.ring_size;
 
-  plan.pointers_size = round_up(s.kernel_height * kPointerSize<T>, kPanel);
+  plan.pointers_size = round_up((s.kernel_height + s.kernel_width) * kPointerSize<T>, kPanel);
   plan.line_size = std::max(s.pad_width + s.in_width, strip_width(s)) * kPanel;
   plan.zeros_size = row;
   plan.own_stage1_size = plan.whole ? 2 * plan.ring_rows * row : 0;

@@ -45,8 +45,8 @@ struct CpBackwardPlan {
   int64_t x_size, grad_size, grad_panels_size, stage1_size, ring_size;
   int64_t team_size() const { return x_size + grad_size + grad_panels_size + stage1_size + ring_size; }
 
-  // Of one worker's own: pointers to the stage-1 rows under an output row, a padded stage-2 row and its
-  // gradient, a row of zeros, the stage-1 rows of two panels if `whole`, stage-3 rows and their gradients of
+  // Of one worker's own: pointers to the stage-1 rows and the stage-2 taps under an output row, a padded
+  // stage-2 row and its gradient, a row of zeros, the stage-1 rows of two panels if `whole`, stage-3 rows and their gradients of
   // two panels, or afterwards the transposed gradient of stage-1 rows, or a tile of grad_x.
   int64_t pointers_size, line_size, zeros_size, own_stage1_size, rows_size;
   int64_t worker_size() const {
