@@ -9,6 +9,10 @@ namespace cnnkern {
 
 constexpr int64_t kPanel = 16;
 
+// Elements that a pointer takes in a scratch of T.
+template <class T>
+constexpr int64_t kPointerSize = static_cast<int64_t>(sizeof(void*) / sizeof(T));
+
 constexpr int64_t panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;

@@ -12,8 +12,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/cp_conv2d/backward_plan.h"
 #include "cpu/cp_conv2d/backward_operands.h"
+#include "cpu/cp_conv2d/backward_plan.h"
 #include "cpu/cp_conv2d/stages.h"
 #include "cpu/panel_rows.h"
 
@@ -191,8 +191,9 @@ struct Backward {
   // Stage 1 of the new rows for some panels of the rank, into a ring whose panel 0 is the first of them.
   void stage1(const Strip& t, Panels panel, T* to) const {
     for_each_piece(t.fresh, [&](RowRange r) {
-      Gemm<T> gemm = product((r.end - r.begin) * s.in_width, factors.c(t.group, panel.begin),
-                             (panel.end - panel.begin) * kPanel, ring_row(to, 0, r.begin), kPanel, ring_panel());
+      Gemm<T> gemm =
+          product((r.end - r.begin) * s.in_width, factors.c(t.group, panel.begin),
+                  (panel.end - panel.begin) * kPanel, ring_row(to, 0, r.begin), kPanel, ring_panel());
       if (s.channels_last) {
         from_rows(gemm,
                   p.x + (t.image * s.in_height + r.begin) * s.in_width * s.in_channels +
@@ -285,7 +286,8 @@ struct Backward {
 
   // Adjacent complete rows: the gradient of factor_c for two panels of the rank at most.
   void complete_factor_c(const Strip& t, Panels panel, RowRange r) const {
-    const int64_t pixels = (r.end - r.begin) * s.in_width, pitch = apart(pixels), first = panel.begin * kPanel;
+    const int64_t pixels = (r.end - r.begin) * s.in_width, pitch = apart(pixels),
+                  first = panel.begin * kPanel;
     for (int64_t q = panel.begin; q < panel.end; ++q)
       kernels.transpose(ring_row(ring, q, r.begin), kPanel, pixels, kPanel,
                         by_rank + (q - panel.begin) * kPanel * pitch, pitch);
@@ -305,7 +307,8 @@ struct Backward {
       const int64_t first = q * kPanel, channel = t.group * plan.group_channels + first;
       const int64_t columns = std::min(std::min(q + step, panel.end) * kPanel, plan.group_channels) - first;
       const int64_t row = t.image * s.in_height + r.begin;
-      Gemm<T> gemm = product(pixels, factors.c_by_channel(t.group, q), columns, tile, kPanelsAtOnce * kPanel, kPanel);
+      Gemm<T> gemm =
+          product(pixels, factors.c_by_channel(t.group, q), columns, tile, kPanelsAtOnce * kPanel, kPanel);
       if (s.channels_last) {
         gemm.c = p.grad_x + row * s.in_width * s.in_channels + channel;
         gemm.c_pixel = s.in_channels;
@@ -315,8 +318,9 @@ struct Backward {
       for (int64_t i = row; !s.channels_last && i < row + r.end - r.begin;) {
         const int64_t image = i / s.in_height, in_row = i % s.in_height;
         const int64_t count = std::min(s.in_height - in_row, row + r.end - r.begin - i);
-        kernels.transpose(tile + (i - row) * s.in_width * gemm.c_pixel, gemm.c_pixel, count * s.in_width, columns,
-                          p.grad_x + (image * s.in_channels + channel) * area + in_row * s.in_width, area);
+        kernels.transpose(tile + (i - row) * s.in_width * gemm.c_pixel, gemm.c_pixel, count * s.in_width,
+                          columns, p.grad_x + (image * s.in_channels + channel) * area + in_row * s.in_width,
+                          area);
         i += count;
       }
     }

@@ -60,7 +60,8 @@ struct BackwardFactors {
   // This worker's share.
   void pack(const Primitives<T>& kernels, const Worker& me) const {
     const Conv2dShape& s = p.shape;
-    const int64_t padded_channels = plan.channel_panels * kPanel, padded_outputs = plan.output_panels * kPanel;
+    const int64_t padded_channels = plan.channel_panels * kPanel,
+                  padded_outputs = plan.output_panels * kPanel;
     const auto of_rank = me.share(s.groups * plan.rank_panels);
     for (int64_t i = of_rank.begin; i < of_rank.end; ++i) {
       const int64_t group = i / plan.rank_panels, panel = i % plan.rank_panels;

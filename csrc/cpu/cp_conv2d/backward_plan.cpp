@@ -21,7 +21,8 @@ void choose_parts(CpBackwardPlan& plan, const Conv2dShape& s, int64_t rank, int6
   plan.halo_rows = (span - 1 + s.stride_height - 1) / s.stride_height;
   const int64_t maps = s.batch * rank * (s.in_height * s.in_width + 2 * s.out_height * s.out_width);
   const int64_t fit = 1 + maps / (kShareOfMaps * plan.others_size());
-  const int64_t most_bands = std::max<int64_t>(1, s.out_height / std::max(int64_t{1}, kRowsPerHalo * plan.halo_rows));
+  const int64_t most_bands =
+      std::max<int64_t>(1, s.out_height / std::max(int64_t{1}, kRowsPerHalo * plan.halo_rows));
   const int64_t most = std::min({kMostParts, fit, s.batch * most_bands});
   plan.parts = 1;
   while (2 * plan.parts <= most) plan.parts *= 2;

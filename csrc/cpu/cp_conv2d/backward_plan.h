@@ -9,8 +9,8 @@ namespace cnnkern {
 struct CpBackwardPlan {
   int64_t parts;
   int64_t bands;  // of an image, where there are fewer images than parts
-  bool by_parts;  // workers share the parts, each with a team's scratch of its own; else the whole team shares
-                  // the rank and the channels of each
+  bool by_parts;  // workers share the parts, each with a team's scratch of its own; else the whole team
+                  // shares the rank and the channels of each
 
   // A strip: output rows of one image, or several whole images, which then count as one tall image.
   int64_t images, strip_rows;
@@ -24,8 +24,8 @@ struct CpBackwardPlan {
   bool k_in_place, c_in_place;
 
   // Elements of a group's packed factors, in this order: factor_c (panel of R, C, kPanel), factor_h
-  // (panel, kH, kPanel), factor_w (panel, kW, kPanel), and the other way round factor_k (panel of R, K, kPanel)
-  // and factor_c (panel of C, R, kPanel). All in whole panels, in depth too.
+  // (panel, kH, kPanel), factor_w (panel, kW, kPanel), and the other way round factor_k (panel of R, K,
+  // kPanel) and factor_c (panel of C, R, kPanel). All in whole panels, in depth too.
   int64_t factor_c_size, factor_h_size, factor_w_size, by_rank_size, by_channel_size;
   int64_t factors_size() const {
     return factor_c_size + factor_h_size + factor_w_size + by_rank_size + by_channel_size;
@@ -46,8 +46,9 @@ struct CpBackwardPlan {
   int64_t team_size() const { return x_size + grad_size + grad_panels_size + stage1_size + ring_size; }
 
   // Of one worker's own: pointers to the stage-1 rows and the stage-2 taps under an output row, a padded
-  // stage-2 row and its gradient, a row of zeros, the stage-1 rows of two panels if `whole`, stage-3 rows and their gradients of
-  // two panels, or afterwards the transposed gradient of stage-1 rows, or a tile of grad_x.
+  // stage-2 row and its gradient, a row of zeros, the stage-1 rows of two panels if `whole`, stage-3 rows and
+  // their gradients of two panels, or afterwards the transposed gradient of stage-1 rows, or a tile of
+  // grad_x.
   int64_t pointers_size, line_size, zeros_size, own_stage1_size, rows_size;
   int64_t worker_size() const {
     return pointers_size + 2 * line_size + zeros_size + own_stage1_size + 2 * rows_size;

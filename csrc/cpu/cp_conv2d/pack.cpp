@@ -31,10 +31,14 @@ void cp_conv2d_pack(const CpFactors<T>& factors, int64_t rank, int64_t group_cha
   const PackedFactors at(group_rank, group_channels, group_outputs, kernel_height, kernel_width);
   const Primitives<T>& kernels = primitives<T>();
   for (int64_t g = 0; g < groups; ++g, packed += at.size) {
-    pack_rows(kernels, factors.c, g * group_rank, group_rank, group_channels, group_channels, packed + at.factor_c);
-    pack_rows(kernels, factors.h, g * group_rank, group_rank, kernel_height, kernel_height, packed + at.factor_h);
-    pack_rows(kernels, factors.w, g * group_rank, group_rank, kernel_width, kernel_width, packed + at.factor_w);
-    pack_rows(kernels, factors.k, g * group_outputs, group_outputs, group_rank, group_rank, packed + at.factor_k);
+    pack_rows(kernels, factors.c, g * group_rank, group_rank, group_channels, group_channels,
+              packed + at.factor_c);
+    pack_rows(kernels, factors.h, g * group_rank, group_rank, kernel_height, kernel_height,
+              packed + at.factor_h);
+    pack_rows(kernels, factors.w, g * group_rank, group_rank, kernel_width, kernel_width,
+              packed + at.factor_w);
+    pack_rows(kernels, factors.k, g * group_outputs, group_outputs, group_rank, group_rank,
+              packed + at.factor_k);
   }
 }
 

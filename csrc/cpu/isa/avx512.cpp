@@ -98,7 +98,7 @@ constexpr int kPixelTileVectors = 3;
 }  // namespace
 
 const Primitives<float> kPrimitives = {
-    kTilePixels, gemms,     separable_line, depthwise_line, multiply_add_line, dot_line,       dot_lines,
-    transpose,   fma_loop,  gather_pixels,  pixel_gemm,     gemm_by_offset,    gather_windows, Vec::kLanes};
+    kTilePixels, gemms,    separable_line, depthwise_line, multiply_add_line, dot_line,       dot_lines,
+    transpose,   fma_loop, gather_pixels,  pixel_gemm,     gemm_by_offset,    gather_windows, Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif

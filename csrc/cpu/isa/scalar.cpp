@@ -74,9 +74,9 @@ struct Loops {
   }
 
   static constexpr Primitives<T> table() {
-    return {kTilePixels,    gemms,          separable_line, depthwise_line, multiply_add_line,
-            dot_line,       dot_lines, transpose,      fma_loop,       gather_pixels,  pixel_gemm,
-            gemm_by_offset, gather_windows, Vec::kLanes};
+    return {kTilePixels, gemms,          separable_line, depthwise_line, multiply_add_line,
+            dot_line,    dot_lines,      transpose,      fma_loop,       gather_pixels,
+            pixel_gemm,  gemm_by_offset, gather_windows, Vec::kLanes};
   }
 };
 }  // namespace
