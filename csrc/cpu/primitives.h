@@ -9,10 +9,16 @@ namespace cnnkern {
 
 constexpr int64_t kPanel = 16;
 
+// Elements that a pointer takes in a scratch of T.
+template <class T>
+constexpr int64_t kPointerSize = static_cast<int64_t>(sizeof(void*) / sizeof(T));
+
 constexpr int64_t panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
+// A size rounded up so that arrays of it do not fall into the same cache sets.
+constexpr int64_t apart(int64_t size) { return (panels(size) | 1) * kPanel; }
 
 // Where the k values of a pixel lie in A: `rows` rows of `taps` taps of `depth` adjacent values, and k runs
 // over them in that order. Some rows and taps may be left out, those of a patch that lie in an image's
@@ -162,6 +168,9 @@ struct Primitives {
                             int64_t pixels);
   // sum[lane] += sum over x of a[x][lane] b[x][lane], for the kPanel lanes of `pixels` pixels.
   void (*dot_line)(const T* a, int64_t a_pixel, const T* b, int64_t b_pixel, int64_t pixels, T* sum);
+  // sum[line][lane] += sum over x of lines[line][x][lane] b[x][lane], for `count` lines.
+  void (*dot_lines)(const T* const* lines, int64_t count, int64_t line_pixel, const T* b, int64_t b_pixel,
+                    int64_t pixels, T* sum);
   // to[column * to_stride + row] = from[row * from_stride + column]
   void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                     int64_t to_stride);
