@@ -40,6 +40,11 @@ struct Patch {
   int64_t size() const { return rows * taps * depth; }
 };
 
+// Values [begin, end) of k.
+struct Terms {
+  int64_t begin, end;
+};
+
 // C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column]: a matrix product
 // whose rows need no packing, since a pixel's patch is read where it lies. All strides and offsets are in
 // elements; nothing is owned.
@@ -53,9 +58,14 @@ struct Gemm {
   int64_t lines;    // in a plane
   int64_t planes = 1;
   Patch patch;
-  const T* b;       // (panels(columns), k, kPanel), whole panels
-  int64_t b_panel;  // from one panel to the next
-  int64_t b_step;   // from one k to the next: kPanel where packed
+  // Where k runs over `term_ranges` ascending ranges instead: `patch` is a line of all its values, of which
+  // the k-th is a[k], or a[offset[k]]. There is no ReLU then.
+  const Terms* terms;
+  int64_t term_ranges;
+  const int64_t* offset;  // or null
+  const T* b;             // (panels(columns), k, kPanel), whole panels
+  int64_t b_panel;        // from one panel to the next
+  int64_t b_step;         // from one k to the next: kPanel where packed
   T* c;
   int64_t c_pixel;
   int64_t c_line;
@@ -168,9 +178,6 @@ struct Primitives {
   double (*fma_loop)(int64_t iterations);
   void (*gather_pixels)(const GatherPixels<T>&);
   void (*pixel_gemm)(const PixelGemm<T>&);
-  // As gemm, for one plane and no ReLU, with the k-th of `count` values of a pixel at offset[k] instead of in
-  // a patch.
-  void (*gemm_by_offset)(const Gemm<T>&, const int64_t* offset, int64_t count);
   // to[pixel] = the vectors [first, last) of the patch at from[pixel].
   void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
                          int64_t first, int64_t last, T* to, int64_t to_pixel);
