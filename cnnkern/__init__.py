@@ -28,13 +28,22 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, ops, perforation, pruning, reference
-from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn import (
+    ColumnSparseConv2d,
+    CPConv2d,
+    Im2colConv2d,
+    Int8Conv2d,
+    Int8Linear,
+    PerforatedConv2d,
+)
 from cnnkern.pruning.conversion import convert_with
 
 __all__ = [
     "CPConv2d",
     "ColumnSparseConv2d",
     "Im2colConv2d",
+    "Int8Conv2d",
+    "Int8Linear",
     "PerforatedConv2d",
     "decomposition",
     "ops",
