@@ -27,7 +27,7 @@ except ImportError as error:
         name="cnnkern._ops",
     ) from error
 
-from cnnkern import decomposition, ops, perforation, pruning, reference
+from cnnkern import decomposition, distillation, folding, ops, perforation, pruning, quantization, reference
 from cnnkern.nn import (
     ColumnSparseConv2d,
     CPConv2d,
@@ -36,7 +36,6 @@ from cnnkern.nn import (
     Int8Linear,
     PerforatedConv2d,
 )
-from cnnkern.pruning.conversion import convert_with
 
 __all__ = [
     "CPConv2d",
@@ -46,13 +45,19 @@ __all__ = [
     "Int8Linear",
     "PerforatedConv2d",
     "decomposition",
+    "distillation",
+    "folding",
     "ops",
     "perforation",
     "pruning",
+    "quantization",
     "reference",
 ]
 
-convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+quantization.conversion.convert_with(
+    {torch.nn.Conv2d: Int8Conv2d.from_conv, torch.nn.Linear: Int8Linear.from_linear}
+)
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C
