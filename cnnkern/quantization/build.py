@@ -46,8 +46,10 @@ def build(
     alone = type(model) in (nn.Conv2d, nn.Linear)
     model = copy.deepcopy(nn.Sequential(model) if alone else model).eval()
 
+    device = next((parameter.device for parameter in model.parameters()), None)
+
     def make_quantizer(**options: float) -> Quantizer:
-        return Quantizer(observer(), dtype, **options).eval()
+        return Quantizer(observer(), dtype, **options).to(device).eval()
 
     try:
         traced = trace(model)

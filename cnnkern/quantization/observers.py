@@ -49,9 +49,9 @@ class Observer(nn.Module):
         """
         low, high = float(self.low), float(self.high)
         if low > high:
-            raise ValueError("observer: expected to have seen values, got none; run the calibration first")
+            raise ValueError("expected to have seen values, got none")
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"observer: expected finite values, saw a range of [{low}, {high}]")
+            raise ValueError(f"expected finite values, got a range of [{low}, {high}]")
         return low, high
 
 

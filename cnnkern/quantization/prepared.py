@@ -106,8 +106,11 @@ def calibrate(prepared: Prepared, batches: list[Batch]) -> None:
     prepared.set_mode(Mode.CALIBRATE)
     for batch in batches:
         run(prepared, batch)
-    for quantizer in prepared.quantizers.values():
-        quantizer.fix()
+    for name, quantizer in prepared.quantizers.items():
+        try:
+            quantizer.fix()
+        except ValueError as error:
+            raise ValueError(f"calibration_batches: at {name}: {error}") from error
     prepared.set_mode(Mode.SIMULATE)
 
 

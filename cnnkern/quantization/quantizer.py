@@ -104,25 +104,24 @@ class Quantizer(nn.Module):
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """scale · clamp(round(x / scale), least, greatest), with the rounding's gradient taken as 1."""
+    """y = scale · clamp(round(x / scale), least, greatest), with the rounding's gradient taken as 1.
+
+    dy/dx is then 1 where nothing is clamped and 0 elsewhere, and dy/dscale = (y − x · dy/dx) / scale.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, least: int, greatest: int) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.limits = least, greatest
-        return torch.div(x, scale).round_().clamp_(least, greatest).mul_(scale)
+        y = torch.div(x, scale).round_().clamp_(least, greatest).mul_(scale)
+        ctx.save_for_backward(x, y, scale)
+        ctx.limits = least - 0.5, greatest + 0.5
+        return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, scale = ctx.saved_tensors
-        least, greatest = ctx.limits
-        steps = x / scale
-        nearest = steps.round()
-        within = (nearest >= least) & (nearest <= greatest)
-        of_x = of_scale = None
-        if ctx.needs_input_grad[0]:
-            of_x = gradient * within
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, y, scale = ctx.saved_tensors
+        low, high = (float(scale) * limit for limit in ctx.limits)
+        of_x = torch.ops.aten.hardtanh_backward.default(gradient, x, low, high)
+        of_scale = None
         if ctx.needs_input_grad[1]:
-            slope = torch.where(within, nearest - steps, nearest.clamp(least, greatest))
-            of_scale = (gradient * slope).sum()
+            of_scale = ((gradient * y).sum() - (of_x * x).sum()) / scale
         return of_x, of_scale, None, None

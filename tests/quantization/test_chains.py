@@ -194,6 +194,30 @@ def test_a_layer_too_long_for_int32_stays_in_float() -> None:
     assert "could leave int32" in report.floats["1"]
 
 
+def test_the_int8_model_is_exported_and_compiled_in_one_graph() -> None:
+    network, x = trained(Residual)
+    model, _ = quantization.quantize(network, [x])
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(torch.export.export(model, (x,)).module()(x), expected)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(x), expected)
+
+
+def test_a_layer_that_calibration_does_not_reach_is_named() -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.often, self.rare = nn.Linear(3, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.often(x)
+            return self.rare(x) if x.sum() > 1e9 else x
+
+    with pytest.raises(ValueError, match=r"calibration_batches: at rare: expected to have seen values"):
+        quantization.quantize(Rare(), [torch.randn(2, 3)])
+
+
 def test_a_block_alone_quantizes_its_input_once() -> None:
     model, _ = quantization.quantize(Block(4).eval(), [torch.randn(2, 4, 5, 5)])
     names = [name for name, _ in model.named_modules() if name.endswith("quantize")]

@@ -1,5 +1,6 @@
 """Post-training quantization: close to the float model, biases corrected, the report measured."""
 
+import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -47,6 +48,16 @@ def test_the_correction_keeps_the_means() -> None:
             model, _ = quantization.quantize(nn.Sequential(conv), [x], bias_correction=corrected)
             means[corrected] = (model(x).mean(dim=(0, 2, 3)) - expected).abs().max().item()
     assert means[True] < means[False] / 4
+
+
+def test_an_int8_model_can_be_copied_in_inference_mode() -> None:
+    network, x = trained(Residual)
+    model, _ = quantization.quantize(network, [x])
+    with torch.inference_mode():
+        expected = model(x)
+        copied = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        assert torch.equal(copied(x), expected)
+        assert torch.equal(copied(x.contiguous(memory_format=torch.channels_last)), expected)
 
 
 def test_the_report_can_be_read() -> None:
