@@ -70,7 +70,7 @@ def make_plan(traced: fx.GraphModule, kept: dict[str, str]) -> Plan:
     plan = Plan()
     steps = _steps(traced, modules, kept, plan.floats)
     able = _able(steps)
-    wanted = _wanted(traced, steps, able)
+    wanted = _wanted(steps, able)
     for result, step in steps.items():
         if step.kind is Kind.LAYER:
             if result not in wanted and step.ceiling is not None:
@@ -127,7 +127,7 @@ def _able(steps: dict[fx.Node, Step]) -> set[fx.Node]:
     return able
 
 
-def _wanted(traced: fx.GraphModule, steps: dict[fx.Node, Step], able: set[fx.Node]) -> set[fx.Node]:
+def _wanted(steps: dict[fx.Node, Step], able: set[fx.Node]) -> set[fx.Node]:
     """The nodes that a layer wants as integers, be it through others that can pass them on."""
     wanted: set[fx.Node] = set()
     for result, step in reversed(steps.items()):
@@ -163,15 +163,16 @@ def _reasons(
 ) -> dict[str, str]:
     """Why each operation that is left in float32 is, but for the layers."""
     done = {node for step in plan.steps.values() for node in (step.node, step.norm, step.relu)}
+    owners = {node: step for step in steps.values() for node in (step.node, step.relu)} | steps
     reasons = {}
     for node in traced.graph.nodes:
         kind = kind_of(node, modules)
         if node in done or not node.op.startswith("call") or kind in (Kind.LAYER, Kind.QUERY):
             continue
-        step = steps.get(node)
+        step = owners.get(node)
         if step is None:
             reason = "no integer form of this operation"
-        elif node not in able:
+        elif not all(each in able for each in step.inputs) and step.kind is not Kind.LAYER:
             floats = [each for each in step.inputs if each not in able]
             reason = f"its input is float32: {', '.join(map(_name, floats))}"
         else:

@@ -86,7 +86,7 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
-        x = x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()
+        x = F.relu(x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid() + x)
         return self.last(F.max_pool2d(x, 2)).flatten(1)
 
 

@@ -89,7 +89,9 @@ def test_what_stays_in_float_is_said() -> None:
     assert report.floats == {
         "sigmoid": "no integer form of this operation",
         "mul": "no integer form of this operation",
-        "max_pool2d": "its input is float32: mul",
+        "add": "its input is float32: mul",
+        "relu_1": "its input is float32: mul",
+        "max_pool2d": "its input is float32: relu_1",
         "flatten": "no int8 layer follows",
     }
     with torch.no_grad():
