@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnkern import CPConv2d
 from examples.datasets import Split
@@ -51,6 +51,7 @@ def finetune(
     alternate: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    objective: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     description: str | None = "fine-tuning",
     after_step: Callable[[], None] | None = None,
 ) -> list[float]:
@@ -59,6 +60,7 @@ def finetune(
     ``fixed`` names submodules whose parameters stay as they are. ``scaled`` gives each CP factor the learning
     rate that ``factor_rates`` says, else that of everything else. With ``alternate``, each CP layer trains
     one factor at a time, the next one after that many steps, beside the rest of the network.
+    ``objective`` is `train`'s, such as a `cnnkern.distillation.Distillation` from the dense network.
     ``after_step`` is called once per step.
     """
     modules = dict(network.named_modules())
@@ -94,6 +96,7 @@ def finetune(
             seed=seed,
             schedule=schedule,
             label_smoothing=LABEL_SMOOTHING,
+            objective=objective,
             description=description,
             before_step=take_turns if alternate else None,
             after_step=after_step,

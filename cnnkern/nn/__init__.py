@@ -3,6 +3,15 @@
 from cnnkern.nn.column_sparse_conv2d import ColumnSparseConv2d
 from cnnkern.nn.cp_conv2d import CPConv2d
 from cnnkern.nn.im2col_conv2d import Im2colConv2d
+from cnnkern.nn.int8_conv2d import Int8Conv2d
+from cnnkern.nn.int8_linear import Int8Linear
 from cnnkern.nn.perforated_conv2d import PerforatedConv2d
 
-__all__ = ["CPConv2d", "ColumnSparseConv2d", "Im2colConv2d", "PerforatedConv2d"]
+__all__ = [
+    "CPConv2d",
+    "ColumnSparseConv2d",
+    "Im2colConv2d",
+    "Int8Conv2d",
+    "Int8Linear",
+    "PerforatedConv2d",
+]

@@ -74,6 +74,8 @@ Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t
                     ScalarType dtype) {
   AtenTensorHandle handle;
   const int32_t type = dtype == ScalarType::Int      ? aoti_torch_dtype_int32()
+                       : dtype == ScalarType::Byte   ? aoti_torch_dtype_uint8()
+                       : dtype == ScalarType::Char   ? aoti_torch_dtype_int8()
                        : dtype == ScalarType::Double ? aoti_torch_dtype_float64()
                                                      : aoti_torch_dtype_float32();
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),

@@ -86,6 +86,8 @@ const Primitives<double>& primitives<double>() {
   return scalar::kPrimitivesDouble;
 }
 
+const Int8Primitives& int8_primitives() { return scalar::kInt8Primitives; }
+
 int64_t level2_cache_bytes() {
   static const int64_t bytes = [] {
     int64_t found = 0;
