@@ -28,6 +28,7 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, ops, perforation, pruning, reference
+from cnnkern.compression import profile
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 from cnnkern.pruning.conversion import convert_with
 
@@ -39,6 +40,7 @@ __all__ = [
     "decomposition",
     "ops",
     "perforation",
+    "profile",
     "pruning",
     "reference",
 ]
