@@ -28,7 +28,7 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, ops, perforation, pruning, reference
-from cnnkern.compression import profile
+from cnnkern.compression import load, profile, save
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 from cnnkern.pruning.conversion import convert_with
 
@@ -38,11 +38,13 @@ __all__ = [
     "Im2colConv2d",
     "PerforatedConv2d",
     "decomposition",
+    "load",
     "ops",
     "perforation",
     "profile",
     "pruning",
     "reference",
+    "save",
 ]
 
 convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))

@@ -2,5 +2,6 @@
 
 from cnnkern.compression.profile_report import LayerProfile, Profile
 from cnnkern.compression.profiling import profile
+from cnnkern.compression.storage import load, save
 
-__all__ = ["LayerProfile", "Profile", "profile"]
+__all__ = ["LayerProfile", "Profile", "load", "profile", "save"]

@@ -12,7 +12,7 @@ from cnnkern import CPConv2d
 from tests.compression.nets import Branches, chain
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def branches() -> cnnkern.compression.Profile:
     return cnnkern.profile(Branches(), torch.randn(2, 3, 8, 8), seconds=1e-3)
 
@@ -51,7 +51,7 @@ def test_the_picture_is_written_to_a_file(branches: cnnkern.compression.Profile,
 
 def test_the_model_is_left_as_it_was():
     model = chain().train()
-    model[2] = CPConv2d.from_conv(model[2], rank=16, verbose=False)
+    model[2] = CPConv2d(16, 48, 5, padding=2, rank=16)
     model[4].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     profile = cnnkern.profile(model, torch.randn(1, 3, 20, 20), seconds=1e-3)
