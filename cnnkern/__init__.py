@@ -28,7 +28,7 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, ops, perforation, pruning, reference
-from cnnkern.compression import load, profile, save
+from cnnkern.compression import compress, load, profile, save
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 from cnnkern.pruning.conversion import convert_with
 
@@ -37,6 +37,7 @@ __all__ = [
     "ColumnSparseConv2d",
     "Im2colConv2d",
     "PerforatedConv2d",
+    "compress",
     "decomposition",
     "load",
     "ops",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 import cnnkern
+from cnnkern.compression.machine import cpu_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def gather() -> dict:
         "built_against_torch": build["torch"],
         "compiler": build["compiler"],
         "cxx_flags": build["cxx_flags"],
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_features": _C.cpu_features(),
         "isas": {
             "compiled": _C.compiled_isas(),
@@ -71,16 +72,6 @@ def gather() -> dict:
         "fma_peak_gflops": {str(n): round(_C.fma_peak(n), 1) for n in counts},
         "memory_bandwidth_gbs": {str(n): round(_C.memory_bandwidth(n), 1) for n in counts},
     }
-
-
-def _cpu_name() -> str:
-    """The CPU's own name where the system tells it, else its architecture."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
 
 
 def _print_table(facts: dict) -> None:

@@ -20,7 +20,7 @@ LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (*OURS, ConvolutionChain, nn.Conv2d, nn.Linear, nn.Identity)
 }
 # what a layer may take the place of, besides another layer: a batch norm that was folded
-REPLACEABLE = (*LAYERS.values(), nn.BatchNorm2d)
+REPLACEABLE = (*LAYERS.values(), nn.BatchNorm1d, nn.BatchNorm2d)
 # what a layer must have in common with the one that it takes the place of, where both have it
 GEOMETRY = (
     "in_channels",

@@ -43,6 +43,20 @@ def leaves(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in modules if next(module.children(), None) is None}
 
 
+def in_format(value: Any, memory_format: torch.memory_format) -> Any:
+    """A nest of tensors with those of four dimensions in this memory format."""
+    if isinstance(value, Tensor):
+        # not contiguous(), which keeps the strides of images of one channel
+        return (
+            torch.empty_like(value, memory_format=memory_format).copy_(value) if value.dim() == 4 else value
+        )
+    if isinstance(value, Mapping):
+        return {key: in_format(item, memory_format) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(in_format(item, memory_format) for item in value)
+    return value
+
+
 def check_model(model: Any) -> None:
     """TypeError unless `model` is a module."""
     if not isinstance(model, nn.Module):
