@@ -2,6 +2,7 @@
 
 from cnnkern.compression.compressor import Compressed, compress
 from cnnkern.compression.finetuning import Distill
+from cnnkern.compression.losses import Divergence
 from cnnkern.compression.profile_report import LayerProfile, Profile
 from cnnkern.compression.profiling import profile
 from cnnkern.compression.report import Report
@@ -10,6 +11,7 @@ from cnnkern.compression.storage import load, save
 __all__ = [
     "Compressed",
     "Distill",
+    "Divergence",
     "LayerProfile",
     "Profile",
     "Report",

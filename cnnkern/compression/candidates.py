@@ -63,15 +63,19 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
                 entered.append((name, strength, form, layer))
     runs = [conv, *(layer for *_, layer in entered)]
     timings, _ = interleave([Turn(lambda layer=layer: layer(x)) for layer in runs], seconds=seconds)
-    own = timings[0].median
+    own, strides = timings[0].median, conv(x).stride()
     best: dict[tuple[str, Strength], Candidate] = {}
-    for (name, strength, form, _), timing in zip(entered, timings[1:], strict=True):
+    for (name, strength, form, layer), timing in zip(entered, timings[1:], strict=True):
         candidate = Candidate(name, strength, form, timing.median)
+        if layer(x).stride() != strides:  # such as where weights alone are in channels_last format
+            candidate.verdict = (
+                "its output is in another memory format, which the layers behind do not expect"
+            )
         known = best.get((name, strength))
         if known is None or candidate.seconds < known.seconds:
             best[name, strength] = candidate
     for candidate in best.values():
-        if candidate.seconds > (1 - MARGIN) * own:
+        if not candidate.verdict and candidate.seconds > (1 - MARGIN) * own:
             candidate.verdict = f"not faster: {own / candidate.seconds:.2f} times"
     return own, list(best.values())
 
