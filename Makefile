@@ -15,8 +15,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_BUILD := $(BIN)/pip install --quiet --no-build-isolation --no-deps
 
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
-BUILD_INPUTS := setup.py pyproject.toml $(CPP)
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+EMULATOR := $(wildcard tests/emulator/*.cpp tests/emulator/*.h tests/emulator/cuda/*.cuh)
+BUILD_INPUTS := setup.py pyproject.toml build_support/cuda.py build_support/objects.py $(CPP)
 PACKAGE := $(shell find cnnkern -name '*.py')
 
 .NOTPARALLEL:
@@ -79,12 +80,12 @@ test-simde: build/simde/.build
 lint: $(VENV)/.requirements
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(EMULATOR)
 
 format: $(VENV)/.requirements
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) $(EMULATOR)
 
 clean:
 	rm -rf build cnnkern/*.so $(VENV)/.build

@@ -77,6 +77,29 @@ def _is_real(argument: Any) -> bool:
     return isinstance(argument, Tensor) and argument.is_floating_point()
 
 
+# Numbers that are rounded on the way of a product into the output where operands are short and sums are
+# float32: the factors, what is stored between the stages, the output.
+_ROUNDED: dict[Callable[..., Tensor], int] = {conv2d: 2 + 1, cp_conv2d: 5 + 3 + 1}
+
+
+def assert_within_mixed_bound(
+    actual: Tensor, operation: Callable[..., Tensor], operand_eps: float, *arguments: Any, **options: Any
+) -> None:
+    """Raise AssertionError unless `actual` is `operation` up to the rounding of operands and of float32 sums.
+
+    `operand_eps` is the relative spacing of the numbers that go into products (0 for float32): that of the
+    arguments' dtype, or 2**-10 for TF32, which cuts bits off. Each number that is rounded to it adds an error
+    of less than it: the bound is 2·(depth·eps + rounded·operand_eps)·operation(|x|, |weight|, ...) with the
+    eps of float32.
+    """
+    doubles = [a.detach().double() if _is_real(a) else a for a in arguments]
+    expected = operation(*doubles, **options)
+    magnitude = operation(*(a.abs() if _is_real(a) else a for a in doubles), **options)
+    relative = _DEPTH[operation](*arguments) * torch.finfo(torch.float32).eps
+    relative += _ROUNDED[operation] * operand_eps
+    _assert_within(actual, expected, 2 * relative * magnitude, arguments[0].dtype)
+
+
 def assert_gradients_within_bound(
     actual: Sequence[Tensor], operation: Callable[..., Tensor], grad: Tensor, *arguments: Any, **options: Any
 ) -> None:
@@ -116,10 +139,14 @@ def assert_within_bound(
 ) -> None:
     """Raise AssertionError unless `actual` is `operation(*arguments, **options)` up to `error_bound`."""
     expected = operation(*(a.detach().double() if _is_real(a) else a for a in arguments), **options)
-    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    assert actual.dtype == arguments[0].dtype, f"dtype {actual.dtype}, expected {arguments[0].dtype}"
-    error = (actual.detach().double() - expected).abs()
     bound = error_bound(operation, *arguments, **options)
+    _assert_within(actual, expected, bound, arguments[0].dtype)
+
+
+def _assert_within(actual: Tensor, expected: Tensor, bound: Tensor, dtype: torch.dtype) -> None:
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {dtype}"
+    error = (actual.detach().double() - expected).abs()
     wrong = ~(error <= bound)
     if wrong.any():
         where = tuple(wrong.nonzero()[0].tolist())
