@@ -4,6 +4,7 @@
 #   make demo     a trained network made faster, on real data (ARGS="--help" shows its options)
 #   make test     style, build, all tests on every instruction set of this CPU, kernels under sanitizers
 #   make bench    speed against stock PyTorch over the layer table; results go to bench/results/
+#   make gpu      what only an NVIDIA GPU can show: tests on it, and speed against cuDNN (PYTHON: one with CUDA torch)
 #   make lint     style alone            make format   mends it
 #   make build    the environment in .venv and the package in it, editable
 #   make clean    removes what was built, not .venv
@@ -21,7 +22,7 @@ BUILD_INPUTS := setup.py pyproject.toml build_support/cuda.py build_support/obje
 PACKAGE := $(shell find cnnkern -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test bench lint format build clean test-native test-sanitized test-simde
+.PHONY: demo test bench gpu lint format build clean test-native test-sanitized test-simde
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
@@ -32,6 +33,10 @@ test: lint test-native test-sanitized $(if $(HAS_AVX512),,test-simde)
 
 bench: build
 	$(BIN)/python -m bench $(ARGS)
+
+# With the Python that is there, and from nothing but what it has: such machines often have no network.
+gpu:
+	$(PYTHON) -m bench.gpu $(ARGS)
 
 $(VENV)/.requirements: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"cnnkern needs \

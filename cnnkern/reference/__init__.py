@@ -6,6 +6,7 @@ test compares a kernel with them in float64. `error_bound` says how far a kernel
 
 from cnnkern.reference.bound import (
     assert_gradients_within_bound,
+    assert_mixed_gradients_within_bound,
     assert_within_bound,
     assert_within_mixed_bound,
     error_bound,
@@ -18,6 +19,7 @@ from cnnkern.reference.perforated_conv2d import nearest_kept, perforated_conv2d
 
 __all__ = [
     "assert_gradients_within_bound",
+    "assert_mixed_gradients_within_bound",
     "assert_within_bound",
     "assert_within_mixed_bound",
     "column_sparse_conv2d",

@@ -100,6 +100,23 @@ def assert_within_mixed_bound(
     _assert_within(actual, expected, 2 * relative * magnitude, arguments[0].dtype)
 
 
+def assert_mixed_gradients_within_bound(
+    actual: Sequence[Tensor],
+    operation: Callable[..., Tensor],
+    operand_eps: float,
+    grad: Tensor,
+    *arguments: Any,
+    **options: Any,
+) -> None:
+    """`assert_gradients_within_bound` for operands of `operand_eps` and float32 sums.
+
+    A gradient of `conv2d` is a product of two factors, rounded as one of the operation itself is.
+    """
+    depth = _gradient_depth(operation, grad, arguments)
+    relative = depth * torch.finfo(torch.float32).eps + _ROUNDED[operation] * operand_eps
+    _assert_gradients_within(actual, operation, 2 * relative, grad, arguments, options)
+
+
 def assert_gradients_within_bound(
     actual: Sequence[Tensor], operation: Callable[..., Tensor], grad: Tensor, *arguments: Any, **options: Any
 ) -> None:
@@ -110,14 +127,29 @@ def assert_gradients_within_bound(
     and over the output channels: the bound is 2·depth·eps times the gradient that all absolute values would
     have.
     """
-    depth = _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
+    relative = 2 * _gradient_depth(operation, grad, arguments) * torch.finfo(grad.dtype).eps
+    _assert_gradients_within(actual, operation, relative, grad, arguments, options)
+
+
+def _gradient_depth(operation: Callable[..., Tensor], grad: Tensor, arguments: Sequence[Any]) -> int:
+    return _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
+
+
+def _assert_gradients_within(
+    actual: Sequence[Tensor],
+    operation: Callable[..., Tensor],
+    relative: float,
+    grad: Tensor,
+    arguments: Sequence[Any],
+    options: dict[str, Any],
+) -> None:
     expected = _gradients(lambda a: a.detach().double(), operation, grad, arguments, options)
     magnitudes = _gradients(lambda a: a.detach().abs().double(), operation, grad, arguments, options)
     for index, (got, exact, magnitude) in enumerate(zip(actual, expected, magnitudes, strict=True)):
         assert got.shape == exact.shape, (
             f"gradient {index}: shape {tuple(got.shape)}, not {tuple(exact.shape)}"
         )
-        bound = 2 * depth * torch.finfo(grad.dtype).eps * magnitude
+        bound = relative * magnitude
         wrong = int((~((got.detach().double() - exact).abs() <= bound)).sum())
         assert not wrong, f"gradient {index}: {wrong} of {got.numel()} elements are out of bounds"
 

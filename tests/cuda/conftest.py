@@ -47,7 +47,7 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[Arithmetic]:
         yield chosen
 
 
-@pytest.fixture(scope="session")
-def emulated() -> Platform:
+@pytest.fixture(scope="session", params=["emulated"])
+def emulated(request: pytest.FixtureRequest) -> Platform:
     """For what only the emulator can be told, such as the size of the GPU."""
-    return platform("emulated")
+    return platform(request.param)

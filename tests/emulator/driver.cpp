@@ -150,8 +150,9 @@ std::string run_conv2d(const Case& c, const Device& device) {
       arithmetic);
   const Memory y(s.batch * s.out_channels * s.out_height * s.out_width, arithmetic);
   const Memory scratch(conv2d_scratch(s, arithmetic, device), Arithmetic::kFloat32);
-  const WeightLayout layout{
-      s.out_channels, group_in, s.kernel_height, s.kernel_width, {group_in * taps, taps, s.kernel_width, 1}};
+  const WeightLayout layout =
+      WeightLayout::forward({s.out_channels, group_in, s.kernel_height, s.kernel_width},
+                            {group_in * taps, taps, s.kernel_width, 1});
   cudaError_t error = conv2d_pack(weight.data(), layout, bytes_of(arithmetic), packed.data(), nullptr);
   if (error == cudaSuccess)
     error = conv2d({s, arithmetic, x.data(), packed.data(), bias.data(), y.data(),

@@ -1,31 +1,30 @@
 // conv2d, conv2d_pack and conv2d_packed on CUDA.
 #include "cuda/conv2d/conv2d.h"
 
-#include "bindings/cuda/call.h"
+#include "bindings/cuda/conv2d.h"
 
 namespace cnnkern::cuda {
-namespace {
 
-using Ints = std::vector<int64_t>;
-
-Tensor pack(const Call& call, const Tensor& weight, int64_t groups) {
+Tensor pack_weight(const Call& call, const Tensor& weight, int64_t groups, bool transposed) {
   check_operand("weight", weight, 4, weight);
   const int64_t bytes = bytes_of(arithmetic_of(weight));
-  const WeightLayout layout{weight.size(0),
-                            weight.size(1),
-                            weight.size(2),
-                            weight.size(3),
-                            {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)}};
-  check(groups > 0 && layout.out_channels % groups == 0, "groups: expected a divisor of ",
-        layout.out_channels, " output channels, got ", groups);
+  const int64_t sizes[] = {weight.size(0), weight.size(1), weight.size(2), weight.size(3)};
+  const int64_t strides[] = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+  check(groups > 0 && sizes[0] % groups == 0, "groups: expected a divisor of ", sizes[0],
+        " output channels, got ", groups);
   check(weight.numel() > 0, "weight: expected at least 1 along every axis");
-  const int64_t size = conv2d_packed_size(layout.out_channels, layout.group_channels, layout.kernel_height,
-                                          layout.kernel_width, bytes);
+  const WeightLayout layout =
+      transposed ? WeightLayout::transposed(sizes, strides, groups) : WeightLayout::forward(sizes, strides);
+  const int64_t size = conv2d_packed_size(layout.rows, layout.channels, sizes[2], sizes[3], bytes);
   Tensor packed = empty_tensor({size}, {1}, weight);
   check_launch("conv2d_pack",
                conv2d_pack(weight.const_data_ptr(), layout, bytes, packed.mutable_data_ptr(), call.stream()));
   return packed;
 }
+
+namespace {
+
+using Ints = std::vector<int64_t>;
 
 Tensor run(const Call& call, const Image& x, const Conv2dShape& shape, const Tensor& packed,
            const std::optional<Tensor>& bias, bool relu) {
@@ -51,10 +50,12 @@ Tensor conv2d_cuda(const Tensor& x, const Tensor& weight, const std::optional<Te
   const Conv2dShape shape = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
                                          geometry_of(stride, padding, dilation, groups));
   check_size("weight", weight, 1, shape.in_channels / groups);
-  return run(call, image, shape, pack(call, weight, groups), bias, relu);
+  return run(call, image, shape, pack_weight(call, weight, groups, false), bias, relu);
 }
 
-Tensor conv2d_pack_cuda(const Tensor& weight, int64_t groups) { return pack(Call(weight), weight, groups); }
+Tensor conv2d_pack_cuda(const Tensor& weight, int64_t groups) {
+  return pack_weight(Call(weight), weight, groups, false);
+}
 
 Tensor conv2d_packed_cuda(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
                           const Ints& geometry, bool relu) {

@@ -14,19 +14,20 @@ __global__ void __launch_bounds__(kElementThreads)
   if (i >= size) return;
   const int64_t c = i % rounded_channels, tap = i / rounded_channels;
   const int64_t x = tap % from.kernel_width, y = tap / from.kernel_width % from.kernel_height;
-  const int64_t k = tap / from.kernel_width / from.kernel_height;
+  const int64_t row = tap / from.kernel_width / from.kernel_height;
+  const int64_t first = row / from.group_rows * from.group_stride + row % from.group_rows * from.row_stride;
   packed[i] =
-      c < from.group_channels
-          ? weight[k * from.strides[0] + c * from.strides[1] + y * from.strides[2] + x * from.strides[3]]
+      c < from.channels
+          ? weight[first + c * from.channel_stride + y * from.tap_strides[0] + x * from.tap_strides[1]]
           : T{};
 }
 
 template <class T>
 cudaError_t launch_pack(const void* weight, const WeightLayout& from, void* packed, cudaStream_t stream) {
-  const int64_t size = conv2d_packed_size(from.out_channels, from.group_channels, from.kernel_height,
-                                          from.kernel_width, sizeof(T));
+  const int64_t size =
+      conv2d_packed_size(from.rows, from.channels, from.kernel_height, from.kernel_width, sizeof(T));
   return launch_elements(pack<T>, size, stream, static_cast<const T*>(weight), from,
-                         rounded_up(from.group_channels, 16 / sizeof(T)), size, static_cast<T*>(packed));
+                         rounded_up(from.channels, 16 / sizeof(T)), size, static_cast<T*>(packed));
 }
 
 }  // namespace

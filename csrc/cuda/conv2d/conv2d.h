@@ -23,17 +23,39 @@ struct Conv2dCall {
   bool relu;
 };
 
-// A weight in memory, in elements.
+// A weight in memory, as rows of channels that are summed over, in elements. The weight (K, C/G, kH, kW) has
+// a row for each k; that of the gradient of x one for each input channel, with K/G channels to be summed
+// over.
 struct WeightLayout {
-  int64_t out_channels, group_channels, kernel_height, kernel_width;
-  int64_t strides[4];
+  int64_t rows, channels, kernel_height, kernel_width;
+  int64_t row_stride, channel_stride, tap_strides[2];
+  int64_t group_rows, group_stride;  // the rows of a group, and from its first one to the next group's
+
+  // Of the weight itself, and the other way round.
+  static WeightLayout forward(const int64_t (&sizes)[4], const int64_t (&strides)[4]) {
+    return {sizes[0], sizes[1], sizes[2], sizes[3], strides[0], strides[1], {strides[2], strides[3]},
+            sizes[0], 0};
+  }
+  static WeightLayout transposed(const int64_t (&sizes)[4], const int64_t (&strides)[4], int64_t groups) {
+    const int64_t of_group = sizes[0] / groups;
+    return {sizes[1] * groups,
+            of_group,
+            sizes[2],
+            sizes[3],
+            strides[1],
+            strides[0],
+            {strides[2], strides[3]},
+            sizes[1],
+            of_group * strides[0]};
+  }
 };
 
-// Elements of a packed weight: (K, kH, kW, C/G rounded up to whole chunks of 16 bytes), zeros where rounded.
-constexpr int64_t conv2d_packed_size(int64_t out_channels, int64_t group_channels, int64_t kernel_height,
+// Elements of a packed weight: (rows, kH, kW, channels rounded up to whole chunks of 16 bytes), zeros where
+// rounded.
+constexpr int64_t conv2d_packed_size(int64_t rows, int64_t channels, int64_t kernel_height,
                                      int64_t kernel_width, int64_t number_bytes) {
   const int64_t chunk = 16 / number_bytes;
-  return out_channels * kernel_height * kernel_width * ((group_channels + chunk - 1) / chunk * chunk);
+  return rows * kernel_height * kernel_width * ((channels + chunk - 1) / chunk * chunk);
 }
 cudaError_t conv2d_pack(const void* weight, const WeightLayout& layout, int64_t number_bytes, void* packed,
                         cudaStream_t stream);

@@ -41,4 +41,20 @@ inline Conv2dPlan plan_conv2d(const Conv2dShape& s, Arithmetic arithmetic, const
                       quotient_up(depth, row), device.multiprocessors);
 }
 
+// A product for the gradient of x sums over the outputs that a pixel goes into.
+inline Conv2dPlan plan_backward_input(const Conv2dShape& s, Arithmetic arithmetic, const Device& device) {
+  const int64_t row = 128 / bytes_of(arithmetic), chunk = 16 / bytes_of(arithmetic);
+  const int64_t depth = s.kernel_height * s.kernel_width * rounded_up(s.out_channels / s.groups, chunk);
+  return plan_product(s.batch * s.in_height * s.in_width, s.in_channels / s.groups, s.groups,
+                      quotient_up(depth, row), device.multiprocessors);
+}
+
+// One for the gradient of the weight sums over all pixels.
+inline Conv2dPlan plan_backward_weight(const Conv2dShape& s, Arithmetic arithmetic, const Device& device) {
+  const int64_t row = 128 / bytes_of(arithmetic);
+  return plan_product(s.out_channels / s.groups, s.in_channels / s.groups * s.kernel_height * s.kernel_width,
+                      s.groups, quotient_up(s.batch * s.out_height * s.out_width, row),
+                      device.multiprocessors);
+}
+
 }  // namespace cnnkern::cuda

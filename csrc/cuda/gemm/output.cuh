@@ -18,7 +18,8 @@ struct Output {
   int64_t images, pixels;
   Divider by_pixels;
   int channels, group_channels;
-  bool channels_last;  // y is (images, pixels, channels), else (images, channels, pixels)
+  int64_t group_stride;  // elements from a group's first channel to the next group's
+  bool channels_last;    // y is (images, pixels, channels), else (images, channels, pixels)
   bool relu;
   bool vectors;  // kVector neighbours in memory can be stored together
 
@@ -33,6 +34,7 @@ struct Output {
         by_pixels(pixels),
         channels(static_cast<int>(channels)),
         group_channels(static_cast<int>(channels / groups)),
+        group_stride(group_channels * (channels_last ? 1 : pixels)),
         channels_last(channels_last),
         relu(relu),
         vectors((channels_last ? group_channels : run) % kVector == 0 &&
@@ -129,13 +131,12 @@ __device__ void store_tile(const typename Tile::Sums& sums, const Output<T>& out
                            int group, int split, const OffsetOf& offset_of, float* staging) {
   stage<Tile>(sums, output, staging);
   __syncthreads();
-  const int first_channel = group * output.group_channels;
-  const int64_t of_group = first_channel * output.channel_stride();
+  const int64_t of_group = group * output.group_stride;
   if (output.partial) {
     store_staged<Tile>(output, first_column, offset_of, output.partial + split * output.size() + of_group,
                        staging, [](float value, int) { return value; });
   } else {
-    const T* const bias = output.bias ? output.bias + first_channel : nullptr;
+    const T* const bias = output.bias ? output.bias + group * output.group_channels : nullptr;
     store_staged<Tile>(output, first_column, offset_of, output.y + of_group, staging,
                        [&](float value, int channel) {
                          return rectified(bias ? value + to_float(bias[channel]) : value, output.relu);
