@@ -1,8 +1,12 @@
 // See tensors.h.
 #include "bindings/tensors.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cstdint>
 
 namespace cnnkern {
 namespace {
@@ -43,6 +47,18 @@ int32_t device_type(const Tensor& tensor) {
   int32_t type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
   return type;
+}
+
+// What is too large for malloc to keep is mapped anew by every call, and finding pages of 4 KiB for it takes
+// the system several times as long as writing them takes us. Where huge pages may be asked for, this asks.
+void prefer_huge_pages(const Tensor& tensor) {
+  constexpr size_t kNeverKept = 32 << 20;  // glibc's DEFAULT_MMAP_THRESHOLD_MAX
+  const size_t bytes = static_cast<size_t>(tensor.numel()) * tensor.element_size();
+  if (bytes < kNeverKept) return;
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t memory = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t begin = (memory + page - 1) / page * page, end = (memory + bytes) / page * page;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a refusal changes nothing
 }
 
 }  // namespace
@@ -99,7 +115,9 @@ std::vector<int64_t> image_strides(int64_t c, int64_t h, int64_t w, bool channel
 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     ScalarType dtype) {
-  return allocate(sizes, strides, dtype, aoti_torch_device_type_cpu(), 0);
+  Tensor tensor = allocate(sizes, strides, dtype, aoti_torch_device_type_cpu(), 0);
+  prefer_huge_pages(tensor);
+  return tensor;
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype) {
