@@ -1,6 +1,7 @@
 """What `make gpu` times: our layers on CUDA against cuDNN, over the layer table."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -58,8 +59,10 @@ class Contest:
                 self._check(ours, image, eps)
                 modules = {"cnnkern": ours, "cudnn": stock} | ({"cudnn dense": dense} if dense else {})
                 for who, module in modules.items():
-                    module = module.to(memory_format=memory_format) if who != "cnnkern" else module
-                    calls.append(CapturedCall.of(f"{who}/{name}", partial(module, image)))
+                    laid_out = (
+                        module if who == "cnnkern" else deepcopy(module).to(memory_format=memory_format)
+                    )
+                    calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
             timings = interleave(calls, ROUNDS, flush)
         return {"work": asdict(self.work), "seconds": {name: t.median for name, t in timings.items()}}
 

@@ -19,6 +19,7 @@ class CapturedCall:
 
     name: str
     graph: torch.cuda.CUDAGraph
+    call: Callable[[], Tensor]  # and with it the memory that the graph reads
     output: Tensor
 
     @classmethod
@@ -32,7 +33,7 @@ class CapturedCall:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             output = call()
-        return cls(name, graph, output)
+        return cls(name, graph, call, output)
 
     def milliseconds(self, flush: Tensor) -> float:
         """Of one replay that finds nothing of its operands in the cache."""

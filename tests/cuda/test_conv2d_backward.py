@@ -10,7 +10,7 @@ from tests.cuda.conftest import Arithmetic
 from tests.cuda.platforms import Platform
 from tests.ops.cases import Case, fenced, laid_out
 
-TRAINED = [case for case in CASES if case.x[0]]
+TRAINED = [case for case in CASES[::3] if case.x[0]]
 STRIDED = [
     Case((2, 8, 11, 10), 16, (3, 3), stride=(2, 2), padding=(1, 1)),
     Case((1, 16, 13, 11), 16, (3, 3), stride=(2, 3), dilation=(2, 2), padding=(2, 2), groups=2),

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.cuda.cases import CASES, CUTS
-from tests.emulator.build import ROOT, build_driver
+from tests.emulator.build import PLAIN, ROOT, build_driver
 from tests.ops.cases import Case
 
-PLAIN = ("-O2",)
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
 SANITIZED = {
     "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
@@ -85,13 +84,13 @@ DEFECTS = {
         "if (threadIdx.x < 32) __syncthreads();  // this tile",
         ("emulator: ",),
     ),
-    "a slot that is filled before it was read": Defect(
-        "const int ahead = tile + kSlots - 1;",
-        "const int ahead = tile + kSlots;",
+    "a missing barrier, by another schedule": Defect(
+        "__syncthreads();  // this tile",
+        "// this tile",
         (", not ",),
         environment=(("EMULATOR_SEED", "3"), ("EMULATOR_EAGER", "1")),
     ),
-    "a missing barrier": Defect(
+    "a missing barrier, as a race": Defect(
         "__syncthreads();  // this tile", "// this tile", ("data race",), SANITIZED["ThreadSanitizer"]
     ),
 }

@@ -16,7 +16,13 @@ from build_support.objects import Object, compile_changed
 ROOT = Path(__file__).parents[2]
 EMULATOR = Path(__file__).parent
 OPTIONS = ("-std=c++20", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas")
+PLAIN = ("-O2",)
 LIBRARY = "cnnkern_emulated"
+
+
+def folder_of(*options: str) -> Path:
+    """Where the object files go that are compiled with these options."""
+    return ROOT / "build" / "emulated" / "".join(options).replace("=", "-").strip("-")
 
 
 def compiler(*options: str, first: Iterable[Path] = ()) -> tuple[str, ...]:
@@ -47,14 +53,14 @@ def link(target: Path, command: tuple[str, ...], objects: list[Object], *librari
 @functools.cache
 def load_library() -> torch._ops._OpNamespace:
     """`torch.ops.cnnkern_emulated`: the operations that have CUDA kernels, emulated, for CPU tensors."""
-    folder = ROOT / "build" / "emulated" / "library"
+    folder = folder_of(*PLAIN)
     packages = Path(torch.__file__).parent
     includes = [packages / "include", packages / "include" / "torch" / "csrc" / "api" / "include"]
     includes.append(Path(sysconfig.get_path("include")))
     macros = ["CNNKERN_EMULATED", "Py_LIMITED_API=0x030B0000", "TORCH_TARGET_VERSION=0x020b000000000000"]
     bindings = (*compiler("-O1"), *(f"-isystem{i}" for i in includes), *(f"-D{m}" for m in macros))
     sources = [ROOT / "csrc/bindings/tensors.cpp", *sorted((ROOT / "csrc/bindings/cuda").glob("*.cpp"))]
-    objects = kernel_objects(folder, compiler("-O2"))
+    objects = kernel_objects(folder, compiler(*PLAIN))
     objects += [
         Object(folder / source.relative_to(ROOT).with_suffix(".o"), source, bindings) for source in sources
     ]
@@ -84,7 +90,7 @@ def build_driver(*options: str, changed: Path | None = None) -> Path:
     the dense convolution in bfloat16 is the only kernel that knows of them.
     """
     command = compiler(*options)
-    folder = ROOT / "build" / "emulated" / ("driver" + "".join(options).replace("=", ""))
+    folder = folder_of(*options)
     objects = kernel_objects(folder, command)
     objects.append(Object(folder / "driver.o", EMULATOR / "driver.cpp", (*command, "-x", "c++")))
     if changed:

@@ -74,7 +74,7 @@ cudaError_t cudaGetDevice(int* device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount
-               ? static_cast<int>(emulator::environment("EMULATOR_MULTIPROCESSORS", 132))
+               ? static_cast<int>(emulator::environment("EMULATOR_MULTIPROCESSORS", 16))
                : emulator::most_shared_bytes();
   return cudaSuccess;
 }

@@ -3,6 +3,8 @@
 
 #include "bindings/cuda/call.h"
 
+#include <algorithm>
+
 #ifndef CNNKERN_EMULATED
 // Lives in libtorch_cuda, which a CPU-only torch does not have.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
@@ -33,7 +35,8 @@ bool tf32_allowed() {
 #ifdef CNNKERN_EMULATED
 Call::Call(const Tensor&) { check_launch("device", current_device(device_)); }
 #else
-Call::Call(const Tensor& x) : guard_(x.get_device_index()) {
+Call::Call(const Tensor& x)
+    : guard_((check(x.is_cuda(), "x: expected a CUDA tensor"), x.get_device_index())) {
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream &&
                       aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream) == AOTI_TORCH_SUCCESS,
@@ -64,9 +67,9 @@ void check_extents(const Conv2dShape& s) {
   check(s.in_height + 2 * s.pad_height < kMost && s.in_width + 2 * s.pad_width < kMost &&
             s.out_height < kMost / s.out_width && s.in_height < kMost / s.in_width,
         "x: expected images of fewer than 2^29 pixels on CUDA");
-  check(s.in_channels < kMost && s.out_channels < kMost &&
-            s.kernel_height * s.kernel_width < kMost / s.in_channels,
-        "weight: expected fewer than 2^29 elements of an output channel on CUDA");
+  check(std::max(s.in_channels, s.out_channels) < kMost &&
+            s.kernel_height * s.kernel_width < kMost / std::max(s.in_channels, s.out_channels),
+        "weight: expected fewer than 2^29 elements of a channel on CUDA");
 }
 
 Tensor aligned(const Tensor& tensor) {
