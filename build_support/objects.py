@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ class Object:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.record.unlink(missing_ok=True)
         files = ["-c", str(self.source), "-o", str(self.path), "-MD", "-MF", str(self.dependencies)]
+        start = time.time_ns()
         subprocess.run([*self.command, *files], check=True)
+        os.utime(self.path, ns=(start, start))  # what is changed while the compiler runs is newer
         self.record.write_text(" ".join(self.command))
 
 

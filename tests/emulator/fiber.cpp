@@ -35,6 +35,9 @@ EMULATOR_UNSEEN void switch_fibers(Fiber& from, Fiber& to, bool ends) {
 }
 
 EMULATOR_UNSEEN void prepare_fiber(Fiber& fiber, char* stack, size_t bytes, void (*entry)()) {
+#ifdef EMULATOR_ADDRESS_SANITIZER
+  ASAN_UNPOISON_MEMORY_REGION(stack, bytes);  // of a fiber that ended, whose frames never returned
+#endif
   auto** top = reinterpret_cast<void**>(stack + bytes);
   *--top = nullptr;  // where entry() would return to; it also aligns the stack as a call does
   *--top = reinterpret_cast<void*>(entry);
