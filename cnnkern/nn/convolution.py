@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnkern.ops.arguments import CPU_DTYPES, IntPair, Pair, memory_format, pair
+from cnnkern.ops.arguments import IntPair, Pair, has_kernel, memory_format, pair
 from cnnkern.ops.dispatch import run_without_gradient
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -163,7 +163,7 @@ class Convolution2d(nn.Module):
         buffers = [self._buffers.get(name) for name in self.packed_buffers]
         return (
             "bias" in self._parameters
-            and all(w is not None and w.dtype in CPU_DTYPES and not w.is_inference() for w in weights)
+            and all(w is not None and has_kernel(w) and not w.is_inference() for w in weights)
             and all(b is not None and not b.is_inference() for b in buffers)
             and not torch._C._are_functorch_transforms_active()
         )
