@@ -1,7 +1,7 @@
 """Masks that keep the positions which matter most for the loss on data.
 
 Where an output V(k, y, x) is replaced by zero, the loss L changes by |V · ∂L/∂V|, to first order. The impact
-of a position is the sum of these over its channels, averaged over the data (Figurnov et al. 2016, section 3.3).
+of a position is the sum of these over its channels, averaged over data (Figurnov et al. 2016, section 3.3).
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def impact_scores(
             for batch in batches:
                 outputs.clear()
                 value = loss(model, batch)
-                if missing := convs.keys() - {name for name, _ in outputs}:
-                    raise ValueError(f"layers: the loss does not call {', '.join(sorted(missing))}")
-                gradients = torch.autograd.grad(value, [output for _, output in outputs], allow_unused=True)
-                for (name, output), gradient in zip(outputs, gradients, strict=True):
-                    if gradient is None:
-                        raise ValueError(f"layers: the loss does not depend on {name}")
+                inputs = [output for _, output in outputs]
+                gradients = torch.autograd.grad(value, inputs, allow_unused=True) if inputs else ()
+                used = [(*call, g) for call, g in zip(outputs, gradients, strict=True) if g is not None]
+                if unused := convs.keys() - {name for name, *_ in used}:
+                    raise ValueError(f"layers: the loss does not depend on {', '.join(sorted(unused))}")
+                for name, output, gradient in used:
                     _add(scores, name, _positions(output, gradient))
                 count += 1
     finally:

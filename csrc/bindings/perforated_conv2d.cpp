@@ -8,6 +8,7 @@
 #include "bindings/conv2d.h"
 #include "bindings/tensors.h"
 #include "cpu/conv2d/conv2d.h"
+#include "cpu/perforated_conv2d/backward.h"
 
 namespace cnnkern {
 namespace {
@@ -130,19 +131,47 @@ Tensor perforated_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const
   return run(image, s, arrays, bias, [&] { return packed; });
 }
 
-// The folded gradient is that of a dense convolution.
-std::tuple<Tensor, Tensor, Tensor> perforated_conv2d_backward_cpu(const Tensor& grad, const Tensor& x,
-                                                                  const Tensor& weight, const Tensor& mask,
-                                                                  const Ints& stride, const Ints& padding,
-                                                                  const Ints& dilation, int64_t groups,
-                                                                  bool nearest,
-                                                                  const std::vector<bool>& output_mask) {
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+// The gradients of kept outputs, and no others.
+Gradients kept_gradients(const Image& x, const Conv2dShape& s, const Tensor& grad, const Tensor& weight,
+                         const Arranged& a, const GradientsAsked& asked) {
+  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const ScalarType dtype = x.tensor.scalar_type();
+  Tensor grad_x = asked.x
+                      ? empty_image(s.batch, s.in_channels, s.in_height, s.in_width, s.channels_last, dtype)
+                      : empty_vector(0, dtype);
+  Tensor grad_weight = asked.weight ? empty_image(s.out_channels, s.in_channels / s.groups, s.kernel_height,
+                                                  s.kernel_width, false, dtype)
+                                    : empty_vector(0, dtype);
+  Tensor grad_bias = empty_vector(asked.bias ? s.out_channels : 0, dtype);
+  const int64_t kept = a.begin.back(), threads = threads_for(multiply_adds(s, kept));
+  with_float_type(x.tensor, [&]<class T>(T) {
+    const Tensor scratch =
+        empty_vector(perforated_conv2d_backward_scratch<T>(s, kept, asked, threads), kScalarType<T>);
+    perforated_conv2d_backward<T>({s, a.perforation, const_data<T>(grad), const_data<T>(x.tensor),
+                                   const_data<T>(dense_weight), asked.x ? data<T>(grad_x) : nullptr,
+                                   asked.weight ? data<T>(grad_weight) : nullptr,
+                                   asked.bias ? data<T>(grad_bias) : nullptr, data<T>(scratch), threads});
+  });
+  return {grad_x, grad_weight, grad_bias};
+}
+
+Gradients perforated_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                         const Tensor& mask, const Ints& stride, const Ints& padding,
+                                         const Ints& dilation, int64_t groups, bool nearest,
+                                         const std::vector<bool>& output_mask) {
   const Image image = as_image(x);
   check_operand("weight", weight, 4, x);
+  check(output_mask.size() == 3, "output_mask: expected three values, for x, weight and bias");
   const Conv2dShape s = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
                                      geometry_of(stride, padding, dilation, groups));
+  check_size("weight", weight, 1, s.in_channels / groups);
   const Tensor dense_grad = as_gradient(grad, {s.batch, s.out_channels, s.out_height, s.out_width}, image);
   const Arranged a = arranged(arrange_cpu(mask, nearest), s);
+  if (s.batch > 0 && saves_backward(s, a.begin.back()))
+    return kept_gradients(image, s, dense_grad, weight, a, {output_mask[0], output_mask[1], output_mask[2]});
+  // Else the folded gradient is that of a dense convolution.
   const Tensor folded =
       empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last, x.scalar_type());
   with_float_type(x, [&]<class T>(T) {

@@ -57,8 +57,8 @@ void multiply_depthwise(const Primitives<T>& kernels, const PerforatedConv2dPara
       line.out_width = 0;
     };
     for_kept(s, piece, [&](int64_t j, int64_t y, int64_t x, int64_t) {
-      lower_depthwise(s, at.image, y * s.stride_height - s.pad_height, x * s.stride_width - s.pad_width,
-                      channel, scratch.lowered + line.out_width * line.x_pixel);
+      lower_depthwise(s, at.x, y * s.stride_height - s.pad_height, x * s.stride_width - s.pad_width, channel,
+                      scratch.lowered + line.out_width * line.x_pixel);
       if (++line.out_width == kDepthwisePixels) write(j + 1);
     });
     if (line.out_width > 0) write(piece.last);

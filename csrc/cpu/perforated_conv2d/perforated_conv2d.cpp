@@ -94,6 +94,45 @@ const T* fill_strip_of(const Work<T>& work, const Piece& piece, T* strip) {
   return strip - rows.begin * row_pitch(s);
 }
 
+// Whether a kept output reads one pixel, and that inside the image.
+bool reads_pixels(const Conv2dShape& s) {
+  return s.kernel_height * s.kernel_width == 1 && s.pad_height == 0 && s.pad_width == 0 && !is_depthwise(s);
+}
+
+// The pixels that a piece's kept outputs read, one after another in `strip`.
+template <class T>
+void gather_pixels_of(const Work<T>& work, const Piece& piece, T* strip) {
+  const Conv2dShape& s = work.p.shape;
+  const int64_t area = s.in_height * s.in_width;
+  int32_t* const list = work.scratch.list;
+  T* const rows = work.scratch.tile;
+  Piece part = piece;
+  for (; part.first < piece.last; part.first = part.last) {
+    part.last = std::min(piece.last, part.first + kListed);
+    const int64_t count = part.count();
+    for_kept(s, part, [&](int64_t j, int64_t y, int64_t x, int64_t) {
+      list[j - part.first] = static_cast<int32_t>(y * s.stride_height * s.in_width + x * s.stride_width);
+    });
+    for (int64_t channel = 0; channel < s.in_channels; channel += kTileColumns) {
+      const int64_t channels = std::min(kTileColumns, s.in_channels - channel);
+      for (int64_t c = 0; c < channels; ++c) {
+        const T* const plane = work.p.x + (piece.image * s.in_channels + channel + c) * area;
+        for (int64_t i = 0; i < count; ++i) rows[c * count + i] = plane[list[i]];
+      }
+      work.kernels.transpose(rows, count, channels, count,
+                             strip + (part.first - piece.first) * s.in_channels + channel, s.in_channels);
+    }
+  }
+}
+
+// The values that a channel-first piece reads, in memory of the worker's.
+template <class T>
+const T* rearrange(const Work<T>& work, const Piece& piece, T* strip) {
+  if (!reads_pixels(work.p.shape)) return fill_strip_of(work, piece, strip);
+  gather_pixels_of(work, piece, strip);
+  return strip;
+}
+
 // The pieces of the band [begin, end), and where they lie; returns how many there are.
 template <class T>
 int64_t lay_out(const Work<T>& work, int64_t begin, int64_t end) {
@@ -105,12 +144,12 @@ int64_t lay_out(const Work<T>& work, int64_t begin, int64_t end) {
     const int64_t until = std::min(end, (begin / area + 1) * area);
     const Piece& piece = scratch.pieces[count] = work.piece(begin, until);
     if (s.channels_last) {
-      scratch.at[count] = {work.p.x + piece.image * s.in_height * row_pitch(s),
+      scratch.at[count] = {work.p.x + piece.image * s.in_height * row_pitch(s), true,
                            work.p.y + piece.image * area * s.out_channels, s.out_channels, true};
     } else {
       find_rows(piece, row, work.plan.images * work.plan.out_rows * s.out_width, scratch.rows + row);
-      scratch.at[count] = {fill_strip_of(work, piece, scratch.strips + count * work.plan.strip_step),
-                           scratch.tile + row * kTileColumns, kTileColumns, false};
+      scratch.at[count] = {rearrange(work, piece, scratch.strips + count * work.plan.strip_step),
+                           !reads_pixels(s), scratch.tile + row * kTileColumns, kTileColumns, false};
     }
     row += until - begin;
     begin = until;
@@ -204,8 +243,10 @@ void copy_far(const Work<T>& work, int64_t begin, int64_t end, const Channels& c
     const int64_t next = std::min(image_end, end_of_band(s, work.plan, begin, end));
     const int64_t behind = next < image_end ? end_of_band(s, work.plan, next, end) : image_end;
     const Piece near = work.piece(std::max(before, image * area), behind);
-    copy_shown(s, work.piece(begin, next), {near.first, near.last, false, false}, channels, work.scratch.list,
-               work.p.y);
+    const bool sees_all = near.begin == 0 && near.end == area;
+    if (!sees_all)
+      copy_shown(s, work.piece(begin, next), {near.first, near.last, false, false}, channels,
+                 work.scratch.list, work.p.y);
     before = begin;
     begin = next;
   }

@@ -35,14 +35,19 @@ void for_kept(const Conv2dShape& s, const Piece& piece, const Body& body) {
   }
 }
 
-// Where patch (0, 0) of a piece's image would lie if there was no padding, and where its results go: those of
-// the j-th kept output.
+// Where the patches of a piece's kept outputs lie, and where their results go.
 template <class T>
 struct PieceAt {
-  const T* image;
+  const T* x;          // pixel (0, 0) of the channels-last image, or the pixels of the kept outputs alone,
+  bool x_by_position;  // which 1 x 1 patches can be read from
   T* y;
   int64_t y_pixel;     // from one result to the next,
   bool y_by_position;  // where they are those of all outputs, else of the piece's kept ones
+  // Tap (0, 0) of the j-th kept output, which lies at (top, left) and may be outside.
+  const T* patch(const Conv2dShape& s, const Piece& piece, int64_t j, int64_t top, int64_t left) const {
+    return x +
+           (x_by_position ? top * row_pitch(s) + left * s.in_channels : (j - piece.first) * s.in_channels);
+  }
   T* result(const Piece& piece, int64_t j) const {
     return y + (y_by_position ? piece.kept[j] : j - piece.first) * y_pixel;
   }
@@ -76,7 +81,7 @@ void find_pixels(const Conv2dShape& s, const Piece* pieces, const PieceAt<T>* at
   for (int64_t i = 0; i < count; ++i) {
     for_kept(s, pieces[i], [&](int64_t j, int64_t y, int64_t x, int64_t side) {
       const int64_t top = y * s.stride_height - s.pad_height, left = x * s.stride_width - s.pad_width;
-      const T* const tap = at[i].image + top * row_pitch(s) + left * s.in_channels;
+      const T* const tap = at[i].patch(s, pieces[i], j, top, left);
       const int64_t index = next[side]++;
       to.c[index + (side == kInside ? 0 : to.inside_count)] = at[i].result(pieces[i], j);
       if (side == kInside) {
