@@ -25,6 +25,7 @@ from cnnkern.ops.dispatch import (
     register_fake,
     register_without_gradient,
     run,
+    run_checked,
 )
 from cnnkern.ops.fakes import empty_gradients, empty_output
 
@@ -66,8 +67,8 @@ def conv2d(
     stride, padding, dilation = geometry(stride, padding, dilation)
     if activation not in (None, "relu"):
         raise ValueError(f"activation: expected None or 'relu', got {activation!r}")
-    check_conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return run(_conv2d, x, weight, bias, stride, padding, dilation, groups, activation is not None)
+    checked = x, weight, bias, stride, padding, dilation, groups
+    return run_checked(_conv2d, check_conv2d, checked, activation is not None)
 
 
 def check_conv2d(

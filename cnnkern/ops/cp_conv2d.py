@@ -30,6 +30,7 @@ from cnnkern.ops.dispatch import (
     register_fake,
     register_without_gradient,
     run,
+    run_checked,
 )
 from cnnkern.ops.fakes import empty_output
 
@@ -74,8 +75,8 @@ def cp_conv2d(
     that only x and the factors are kept for it.
     """
     stride, padding, dilation = geometry(stride, padding, dilation)
-    check_cp_conv2d(x, factor_c, factor_h, factor_w, factor_k, bias, stride, padding, dilation, groups)
-    return run(_cp_conv2d, x, factor_c, factor_h, factor_w, factor_k, bias, stride, padding, dilation, groups)
+    checked = x, factor_c, factor_h, factor_w, factor_k, bias, stride, padding, dilation, groups
+    return run_checked(_cp_conv2d, check_cp_conv2d, checked)
 
 
 def check_cp_conv2d(

@@ -19,6 +19,25 @@ def run(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
     return run_without_gradient(operation, *arguments)
 
 
+def run_checked(
+    operation: torch._ops.OpOverload, check: Callable[..., object], checked: tuple[Any, ...], *rest: Any
+) -> Tensor:
+    """Call `operation(*checked, *rest)` as `run` does; where it refuses, `check(*checked)` says why.
+
+    The operation itself checks in few words all that it relies on. To check in all words before every call
+    would cost a third of what a small convolution does.
+    """
+    if torch.compiler.is_compiling():
+        check(*checked)
+        return operation(*checked, *rest)
+    try:
+        return run(operation, *checked, *rest)
+    except (RuntimeError, ValueError, TypeError) as refusal:
+        error = refusal
+    check(*checked)
+    raise error
+
+
 def run_without_gradient(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
     """Call `operation` past autograd: for callers who know that no gradient is asked for."""
     call = getattr(operation, "_op", operation)  # the Python frame around it costs half a microsecond

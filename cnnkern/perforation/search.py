@@ -69,7 +69,8 @@ def choose_rates(
 
     Each step tries, for every layer, its next rate with the others as they are, and takes the one of least
     (loss added) / (seconds saved). One that saves no time is not taken, whatever its rate. Every candidate is
-    a network that is run: with L layers a step costs L calls of `evaluate` and of `measure`.
+    a network that is run: with L layers a step costs L calls of `evaluate` and of `measure`. A layer's first
+    rate also puts the perforated layer in the place of the stock one, and the seconds count that too.
 
     Args:
         model: a trained network; it is not changed.
@@ -104,20 +105,20 @@ def choose_rates(
     loss, seconds = first_loss, first_seconds = score(chosen)
     steps: list[RateStep] = []
     progress = tqdm(
-        desc="rates",
-        total=len(level) * (len(ladder) - 1),
+        desc="choosing rates",
         disable=verbose is False,
         delay=0.0 if verbose else PATIENCE,
         leave=bool(verbose),
-        unit="step",
+        unit=" networks",
     )
     with progress:
         while speedup is None or first_seconds / seconds < speedup:
             best: tuple[float, str, float, float, nn.Module] | None = None
             for name in [name for name, i in level.items() if i + 1 < len(ladder)]:
-                progress.set_postfix_str(f"{first_seconds / seconds:.2f} times, trying {name}")
                 candidate = perforated({**level, name: level[name] + 1})
                 new_loss, new_seconds = score(candidate)
+                progress.set_postfix_str(f"{first_seconds / seconds:.2f} times faster", refresh=False)
+                progress.update()
                 if new_seconds >= seconds or (max_loss is not None and not new_loss <= max_loss):
                     continue
                 price = (new_loss - loss) / (seconds - new_seconds)
@@ -128,7 +129,6 @@ def choose_rates(
             _, name, loss, seconds, chosen = best
             level[name] += 1
             steps.append(RateStep(name, ladder[level[name]], loss, seconds))
-            progress.update()
     found = {name: ladder[i] for name, i in level.items()}
     return RateChoice(found, first_loss, first_seconds, tuple(steps), chosen)
 

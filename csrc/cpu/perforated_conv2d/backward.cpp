@@ -198,11 +198,16 @@ void multiply_weight(const Work<T>& work, const Chunk& chunk, int64_t in_panel, 
   for (int64_t k = 0; k < chunk.kept; k += kSummedAtOnce) {
     gemm.b = work.scratch.folded + ((group * n.out_panels + first) * n.most + k) * kPanel;
     gemm.accumulate = chunk.first > 0 || k > 0;
+    const Terms terms{0, std::min(kSummedAtOnce, chunk.kept - k)};
+    gemm.patch = Patch::line(terms.end);
+    gemm.terms = &terms;
+    gemm.term_ranges = 1;
+    gemm.offset = work.scratch.offsets + k;
     for (int64_t row = 0; row < s.kernel_height; ++row) {
       gemm.a = work.scratch.padded + row * s.dilation_height * n.columns * kPanel;
       gemm.c = work.scratch.grad_weight + (in_panel * n.taps + row * s.kernel_width) * gemm.c_line +
                first * kPanel;
-      work.kernels.gemm_by_offset(gemm, work.scratch.offsets + k, std::min(kSummedAtOnce, chunk.kept - k));
+      work.kernels.gemm(gemm);
     }
   }
 }
@@ -255,7 +260,13 @@ void write_image(const Work<T>& work, int64_t image, int64_t channel, int64_t la
     const T* const from = work.scratch.grad_padded + ((y + s.pad_height) * n.columns + s.pad_width) * kPanel;
     if (s.channels_last) {
       T* const to = work.p.grad_x + (image * area + y * s.in_width) * s.in_channels + channel;
-      for (int64_t x = 0; x < pixels; ++x) std::copy_n(from + x * kPanel, lanes, to + x * s.in_channels);
+      for (int64_t x = 0; x < pixels; ++x) {
+        if (lanes == kPanel) {
+          std::copy_n(from + x * kPanel, kPanel, to + x * s.in_channels);
+        } else {
+          std::copy_n(from + x * kPanel, lanes, to + x * s.in_channels);
+        }
+      }
       for (int64_t x = pixels; x < s.in_width; ++x) std::fill_n(to + x * s.in_channels, lanes, T(0));
     } else {
       T* const to = work.p.grad_x + (image * s.in_channels + channel) * area + y * s.in_width;

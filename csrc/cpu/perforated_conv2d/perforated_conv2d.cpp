@@ -50,8 +50,8 @@ struct Scratch {
       take(depthwise.results, kDepthwisePixels * kPanel);
     } else {
       T* zeros;
-      take(pixels.inside, positions * taps);
-      take(pixels.c, positions);
+      take(pixels.inside, plan.kept * taps);
+      take(pixels.c, plan.kept);
       take(steps, 2 * taps);
       take(zeros, s.in_channels);
       if (base) std::fill_n(zeros, s.in_channels, T(0));

@@ -25,6 +25,7 @@ struct BandPlan {
   int64_t splits;      // of the output channels
   int64_t images;      // of a band; where it is one,
   int64_t out_rows;    // of a band
+  int64_t kept;        // most of a band
   int64_t strip_step;  // from the strip of one image to that of the next
 };
 
@@ -46,6 +47,7 @@ BandPlan plan_bands(const Conv2dShape& s, int64_t kept, int64_t threads) {
     plan.out_rows =
         std::clamp(std::max(least, std::min(fit / s.stride_height, most)), int64_t{1}, s.out_height);
   }
+  plan.kept = std::min(plan.images * plan.out_rows * s.out_width, kept);
   plan.strip_step = std::min(s.in_height, strip_rows(s, plan.out_rows)) * row_pitch(s);
   return plan;
 }
