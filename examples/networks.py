@@ -1,4 +1,4 @@
-"""The networks of the examples: the one for Fashion-MNIST that all experiments share, and SqueezeNet 1.1."""
+"""The networks of the examples: that for Fashion-MNIST which all experiments share, LeNet, SqueezeNet 1.1."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -32,6 +32,23 @@ def trained_fashion_net(path: Path = CHECKPOINT) -> nn.Sequential:
     network = fashion_net()
     network.load_state_dict(load_file(path))
     return network.eval()
+
+
+def lenet() -> nn.Sequential:
+    """LeNet in the form that pruning papers use: two 5x5 convolutions with 2x2 max pooling behind each, and
+    two linear layers; untrained.
+
+    ``conv1`` (1->20) and ``conv2`` (20->50) do not pad. Input (N, 1, 28, 28), output logits (N, 10).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (inputs, outputs) in enumerate(((1, 20), (20, 50)), start=1):
+        layers[f"conv{index}"] = nn.Conv2d(inputs, outputs, 5)
+        layers[f"pool{index}"] = nn.MaxPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    layers["linear1"] = nn.Linear(50 * 4 * 4, 500)
+    layers["relu"] = nn.ReLU(inplace=True)
+    layers["linear2"] = nn.Linear(500, 10)
+    return nn.Sequential(layers)
 
 
 class Fire(nn.Module):
