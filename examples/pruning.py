@@ -23,9 +23,9 @@ from bench.results import environment
 from bench.timing import thread_count
 from cnnkern import pruning, reference
 from examples.datasets import Split, fashion_mnist
-from examples.experiment import FASHION_BATCHES, FASHION_LAYERS, WHOLE
+from examples.experiment import FASHION_BATCHES, FASHION_LAYERS
 from examples.files import Unavailable, write_json
-from examples.measuring import Time, best_times, layer_inputs
+from examples.measuring import WHOLE, Time, network_times
 from examples.networks import lenet, trained_fashion_net
 from examples.pruning_picture import draw
 from examples.report import WIDTH
@@ -183,29 +183,19 @@ def measured(
     pruning.prune(at_once, density, layers=layers)
     converted = pruning.convert(network)
     columns = {name: converted.get_submodule(name).columns.tolist() for name in layers}
-    times = {batch: measure_times(dense, converted, layers, test.images[:batch]) for batch in FASHION_BATCHES}
+    times = {
+        batch: network_times(dense, converted, layers, test.images[:batch], SECONDS, check)
+        for batch in FASHION_BATCHES
+    }
     return Outcome(density, evaluate(at_once, test), evaluate(converted, test), columns, times)
 
 
-def measure_times(
-    dense: nn.Module, converted: nn.Module, layers: tuple[str, ...], x: Tensor
-) -> dict[str, dict[str, Time]]:
-    """The time of each pruned layer on the maps that it gets, and of the whole network on ``x``.
-
-    Raises AssertionError, before anything is timed, if a layer is further from its oracle than rounding is.
-    """
-    times = {}
-    for name, maps in layer_inputs(converted, list(layers), x).items():
-        layer = converted.get_submodule(name)
-        with torch.inference_mode():
-            reference.assert_within_bound(
-                layer(maps), reference.column_sparse_conv2d, maps, layer.weight, layer.columns, layer.bias,
-                kernel_size=layer.kernel_size, padding=layer.padding,
-            )  # fmt: skip
-        modules = {"dense": dense.get_submodule(name), "stock": layer.to_stock(), "cnnkern": layer}
-        times[name] = best_times(modules, maps, SECONDS)
-    times[WHOLE] = best_times({"dense": dense, "cnnkern": converted}, x, SECONDS)
-    return times
+def check(layer: nn.Module, x: Tensor) -> None:
+    """Raises AssertionError if ``layer`` is further from its oracle on ``x`` than rounding is."""
+    reference.assert_within_bound(
+        layer(x), reference.column_sparse_conv2d, x, layer.weight, layer.columns, layer.bias,
+        kernel_size=layer.kernel_size, padding=layer.padding,
+    )  # fmt: skip
 
 
 def _table(title: str, outcomes: list[Outcome], original: float, batch: int) -> Table:
