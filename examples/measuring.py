@@ -46,7 +46,7 @@ def network_times(
     seconds: float,
     check: Callable[[nn.Module, Tensor], None],
 ) -> dict[str, dict[str, Time]]:
-    """The times of the layers ``names`` of ``network`` on the maps that they get, and of the network on ``x``.
+    """Times of the layers ``names`` of ``network`` on the maps that they get, and of the network on ``x``.
 
     Each is {"dense": that of ``dense``, "cnnkern": its own}, and for a layer "stock": its stock form; the
     network is under WHOLE. Before anything is timed, ``check(layer, maps)`` raises for a layer that is wrong.

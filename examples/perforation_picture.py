@@ -1,4 +1,4 @@
-"""The picture of ``examples.perforation``: accuracy and speed by rate for each kind of mask, and the masks."""
+"""The picture of ``examples.perforation``: accuracy and speed by rate and kind of mask, and the masks."""
 
 from pathlib import Path
 
