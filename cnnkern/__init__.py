@@ -29,7 +29,6 @@ except ImportError as error:
 
 from cnnkern import decomposition, ops, perforation, pruning, reference
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
-from cnnkern.pruning.conversion import convert_with
 
 __all__ = [
     "CPConv2d",
@@ -43,7 +42,8 @@ __all__ = [
     "reference",
 ]
 
-convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+perforation.conversion.convert_with(PerforatedConv2d.from_conv)
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

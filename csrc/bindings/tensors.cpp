@@ -1,8 +1,12 @@
 // See tensors.h.
 #include "bindings/tensors.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cstdint>
 
 namespace cnnkern {
 namespace {
@@ -39,6 +43,18 @@ Tensor as_dense(const Tensor& x, bool channels_last) {
   return torch::stable::contiguous(x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+// What is too large for malloc to keep is mapped anew by every call, and finding pages of 4 KiB for it takes
+// the system several times as long as writing them takes us. Where huge pages may be asked for, this asks.
+void prefer_huge_pages(const Tensor& tensor) {
+  constexpr size_t kNeverKept = 32 << 20;  // glibc's DEFAULT_MMAP_THRESHOLD_MAX
+  const size_t bytes = static_cast<size_t>(tensor.numel()) * tensor.element_size();
+  if (bytes < kNeverKept) return;
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t memory = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t begin = (memory + page - 1) / page * page, end = (memory + bytes) / page * page;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a refusal changes nothing
+}
+
 }  // namespace
 
 Image as_image(const Tensor& x) {
@@ -63,7 +79,9 @@ Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                   strides.data(), type, aoti_torch_device_type_cpu(), 0,
                                                   &handle));
-  return Tensor(handle);
+  Tensor tensor(handle);
+  prefer_huge_pages(tensor);
+  return tensor;
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype) {

@@ -67,7 +67,7 @@ def test_what_the_outputs_show_is_found_once(
 ) -> None:
     found = []
     monkeypatch.setattr(
-        layer, "_sources_of", lambda mask: found.append(0) or type(layer)._sources_of(layer, mask)
+        layer, "_arranged", lambda mask: found.append(0) or type(layer)._arranged(layer, mask)
     )
     with torch.no_grad():
         for _ in range(3):

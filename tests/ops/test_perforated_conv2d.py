@@ -24,9 +24,9 @@ MASKED = [(case, KINDS[(i + j) % len(KINDS)]) for i, case in enumerate(EVERY) fo
 
 def packed_conv2d(case: Case, x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, nearest: bool) -> Tensor:
     packed = fenced(torch.ops.cnnkern.conv2d_pack(weight, case.groups))
-    sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, nearest)
+    arranged = torch.ops.cnnkern.perforated_conv2d_arrange(mask, nearest)
     geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
-    return torch.ops.cnnkern.perforated_conv2d_packed(x, packed, bias, geometry, sources)
+    return torch.ops.cnnkern.perforated_conv2d_packed(x, packed, bias, geometry, arranged)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -94,11 +94,13 @@ constexpr int kPixelTileVectors = 3;
 #include "cpu/isa/fma_loop.inc"
 #include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
+#include "cpu/isa/scattered.inc"
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {
-    kTilePixels, gemms,         separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
-    fma_loop,    gather_pixels, pixel_gemm,     gemm_by_offset, gather_windows,    Vec::kLanes};
+const Primitives<float> kPrimitives = {kTilePixels,       gemms,           separable_line, depthwise_line,
+                                       multiply_add_line, dot_line,        transpose,      fma_loop,
+                                       gather_pixels,     pixel_gemm,      gemm_by_offset, gather_windows,
+                                       Vec::kLanes,       scattered_gemms, transpose_rows};
 }  // namespace cnnkern::avx512
 #endif

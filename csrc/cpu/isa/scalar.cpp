@@ -65,6 +65,7 @@ struct Loops {
 #include "cpu/isa/fma_loop.inc"
 #include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
+#include "cpu/isa/scattered.inc"
 
   static void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                         int64_t to_stride) {
@@ -73,10 +74,17 @@ struct Loops {
     }
   }
 
+  static void transpose_rows(const T* from, int64_t from_stride, const int32_t* row, int64_t rows,
+                             int64_t columns, T* to, int64_t to_stride) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[row[i] * from_stride + j];
+    }
+  }
+
   static constexpr Primitives<T> table() {
-    return {kTilePixels,    gemms,          separable_line, depthwise_line, multiply_add_line,
-            dot_line,       transpose,      fma_loop,       gather_pixels,  pixel_gemm,
-            gemm_by_offset, gather_windows, Vec::kLanes};
+    return {kTilePixels,    gemms,          separable_line, depthwise_line,  multiply_add_line,
+            dot_line,       transpose,      fma_loop,       gather_pixels,   pixel_gemm,
+            gemm_by_offset, gather_windows, Vec::kLanes,    scattered_gemms, transpose_rows};
   }
 };
 }  // namespace
