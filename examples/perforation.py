@@ -20,14 +20,13 @@ from torch.nn.functional import cross_entropy
 
 from bench.results import environment
 from bench.timing import thread_count
-from cnnkern import PerforatedConv2d, perforation, reference
+from cnnkern import perforation, reference
 from examples.datasets import Split, fashion_mnist
 from examples.experiment import FASHION_BATCHES, FASHION_LAYERS
 from examples.files import Unavailable, write_json
 from examples.measuring import WHOLE, Time, layer_inputs, network_times
 from examples.networks import trained_fashion_net
 from examples.perforation_picture import draw
-from examples.replacing import replaced
 from examples.report import WIDTH
 from examples.training import BATCH_SIZE, LABEL_SMOOTHING, evaluate, one_cycle, train
 
@@ -35,7 +34,11 @@ RATES = (0.25, 0.5, 0.75)
 LEARNING_RATE = 0.05
 IMPACT_BATCHES = 16
 SECONDS = 1.5
+SPEEDUP = 1.3
+"""Of the whole network, which the greedy search is to reach."""
+SEARCH_CALLS = 25
 
+Batch = tuple[Tensor, Tensor]
 Pattern = Callable[[str, float], Tensor]
 """(layer, rate) -> mask (oH, oW)."""
 
@@ -70,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         dense = trained_fashion_net().to(memory_format=torch.channels_last)
         original = evaluate(dense, test)
         networks = {
-            (name, rate): perforated(dense, pattern, rate)
+            (name, rate): perforation.convert(
+                dense, {layer: pattern(layer, rate) for layer in FASHION_LAYERS}
+            )
             for name, pattern in patterns(dense, training).items()
             for rate in options.rates
         }
@@ -84,15 +89,31 @@ def main(arguments: list[str] | None = None) -> int:
             )
             for key, network in networks.items()
         ]
+        choice = chosen_rates(dense, masks["impact"], batches, test.images[: max(FASHION_BATCHES)])
+        greedy = {
+            "speedup_asked": SPEEDUP,
+            "speedup": choice.speedup,
+            "rates": choice.rates,
+            "steps": [asdict(step) for step in choice.steps],
+            "before": evaluate(choice.model, test),
+        }
+        finetune(choice.model, training, options.steps, "greedily chosen rates")
+        greedy["accuracy"] = evaluate(choice.model, test)
     console = Console()
     console.width = max(console.width, WIDTH)
     for batch in FASHION_BATCHES:
         console.print(_table(outcomes, original, batch))
+    console.print(
+        f"Rates chosen greedily, network {choice.speedup:.2f}× faster at batch {max(FASHION_BATCHES)}: "
+        + ", ".join(f"{name} {rate:g}" for name, rate in choice.rates.items())
+        + f"; accuracy {greedy['before']:.2%}, fine-tuned {greedy['accuracy']:.2%}"
+    )
     document = {
         "environment": facts,
         "settings": {"steps": options.steps, "learning_rate": LEARNING_RATE, "seconds": SECONDS},
         "accuracy": original,
         "outcomes": [asdict(one) for one in outcomes],
+        "greedy": greedy,
     }
     write_json(options.output / "perforation.json", document)
     draw(options.output / "perforation.png", document)
@@ -100,33 +121,42 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def patterns(dense: nn.Module, training: Split) -> dict[str, Pattern]:
+def some_batches(training: Split) -> list[Batch]:
+    """Batches that impacts and losses are measured on."""
+    some = slice(IMPACT_BATCHES * BATCH_SIZE)
+    images, labels = training.images[some].split(BATCH_SIZE), training.labels[some].split(BATCH_SIZE)
+    return list(zip(images, labels, strict=True))
+
+
+def patterns(dense: nn.Module, batches: list[Batch]) -> dict[str, Pattern]:
     """The kinds of mask, for the layers of ``dense`` that are perforated."""
-    sizes = {
-        name: tuple(maps.shape[-2:])
-        for name, maps in layer_inputs(dense, list(FASHION_LAYERS), training.images[:1]).items()
-    }
+    maps = layer_inputs(dense, list(FASHION_LAYERS), batches[0][0][:1])
+    sizes = {name: tuple(x.shape[-2:]) for name, x in maps.items()}
     pools = {name: dense.get_submodule(name.replace("conv", "pool")) for name in FASHION_LAYERS}
-    some = training.images[: IMPACT_BATCHES * BATCH_SIZE], training.labels[: IMPACT_BATCHES * BATCH_SIZE]
-    batches = list(zip(*(part.split(BATCH_SIZE) for part in some), strict=True))
-    impacts = perforation.impact(dense, _loss, batches, FASHION_LAYERS)
+    impacts = perforation.impact_scores(dense, loss_of_batch, batches, FASHION_LAYERS)
     return {
         "uniform": lambda name, rate: perforation.uniform(sizes[name], rate),
         "grid": lambda name, rate: perforation.grid(sizes[name], rate),
         "pooling structure": lambda name, rate: perforation.pooling_structure(
             sizes[name], rate, pools[name].kernel_size, pools[name].stride
         ),
-        "impact": lambda name, rate: perforation.strongest(impacts[name], rate),
+        "impact": lambda name, rate: perforation.impact(impacts[name], rate),
     }
 
 
-def perforated(dense: nn.Module, pattern: Pattern, rate: float) -> nn.Module:
-    """A copy of ``dense`` with its layers perforated."""
-    layers = {
-        name: PerforatedConv2d.from_conv(dense.get_submodule(name), mask=pattern(name, rate))
-        for name in FASHION_LAYERS
-    }
-    return replaced(dense, layers).eval()
+def chosen_rates(dense: nn.Module, mask: Pattern, batches: list[Batch], x: Tensor) -> perforation.RateChoice:
+    """Rates for the two layers, chosen by measured time on ``x`` and measured loss."""
+    return perforation.choose_rates(
+        dense,
+        FASHION_LAYERS,
+        [i / 8 for i in range(1, 8)],
+        masks=mask,
+        evaluate=lambda network: (
+            sum(float(loss_of_batch(network, batch)) for batch in batches) / len(batches)
+        ),
+        measure=perforation.seconds_of(x, calls=SEARCH_CALLS),
+        speedup=SPEEDUP,
+    )
 
 
 def finetune(network: nn.Module, training: Split, steps: int, description: str) -> None:
@@ -165,7 +195,8 @@ def check(layer: nn.Module, x: Tensor) -> None:
     )
 
 
-def _loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def loss_of_batch(network: nn.Module, batch: Batch) -> Tensor:
+    """The mean cross entropy."""
     images, labels = batch
     return cross_entropy(network(images), labels)
 
