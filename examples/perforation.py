@@ -72,16 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
         facts = environment()
         dense = trained_fashion_net().to(memory_format=torch.channels_last)
         original = evaluate(dense, test)
+        batches = some_batches(training)
+        masks = patterns(dense, batches)
         networks = {
-            (name, rate): perforation.convert(
-                dense, {layer: pattern(layer, rate) for layer in FASHION_LAYERS}
-            )
-            for name, pattern in patterns(dense, training).items()
+            (kind, rate): perforation.convert(dense, {name: mask(name, rate) for name in FASHION_LAYERS})
+            for kind, mask in masks.items()
             for rate in options.rates
         }
         before = {key: evaluate(network, test) for key, network in networks.items()}
-        for (name, rate), network in networks.items():
-            finetune(network, training, options.steps, f"{name}, rate {rate:g}")
+        for (kind, rate), network in networks.items():
+            finetune(network, training, options.steps, f"{kind}, rate {rate:g}")
         # all training comes before all timing
         outcomes = [
             Outcome(
