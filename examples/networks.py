@@ -1,4 +1,4 @@
-"""The networks of the examples: two for Fashion-MNIST, the first of which all experiments share, and
+"""The networks of the examples: three for Fashion-MNIST, the first of which all experiments share, and
 SqueezeNet 1.1."""
 
 from collections import OrderedDict
@@ -68,6 +68,23 @@ def depthwise_net() -> nn.Sequential:
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["linear"] = nn.Linear(256, 10)
+    return nn.Sequential(layers)
+
+
+def lenet() -> nn.Sequential:
+    """LeNet in the form that pruning papers use: two 5x5 convolutions with 2x2 max pooling behind each, and
+    two linear layers; untrained.
+
+    ``conv1`` (1->20) and ``conv2`` (20->50) do not pad. Input (N, 1, 28, 28), output logits (N, 10).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (inputs, outputs) in enumerate(((1, 20), (20, 50)), start=1):
+        layers[f"conv{index}"] = nn.Conv2d(inputs, outputs, 5)
+        layers[f"pool{index}"] = nn.MaxPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    layers["linear1"] = nn.Linear(50 * 4 * 4, 500)
+    layers["relu"] = nn.ReLU(inplace=True)
+    layers["linear2"] = nn.Linear(500, 10)
     return nn.Sequential(layers)
 
 
