@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         subjects = [
             fashion_subject("Fashion-MNIST", trained_fashion_net(), training, test),
             fashion_subject(
-                "Fashion-MNIST, depthwise",
+                "depthwise-separable",
                 trained_depthwise(training, options.training_steps),
                 training,
                 test,
