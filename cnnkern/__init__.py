@@ -27,7 +27,8 @@ except ImportError as error:
         name="cnnkern._ops",
     ) from error
 
-from cnnkern import decomposition, ops, perforation, pruning, reference
+from cnnkern import decomposition, distillation, folding, ops, perforation, pruning, quantization, reference
+from cnnkern.compression import compress, load, profile, save
 from cnnkern.nn import (
     ColumnSparseConv2d,
     CPConv2d,
@@ -36,7 +37,6 @@ from cnnkern.nn import (
     Int8Linear,
     PerforatedConv2d,
 )
-from cnnkern.pruning.conversion import convert_with
 
 __all__ = [
     "CPConv2d",
@@ -45,14 +45,24 @@ __all__ = [
     "Int8Conv2d",
     "Int8Linear",
     "PerforatedConv2d",
+    "compress",
     "decomposition",
+    "distillation",
+    "folding",
+    "load",
     "ops",
     "perforation",
+    "profile",
     "pruning",
+    "quantization",
     "reference",
+    "save",
 ]
 
-convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+quantization.conversion.convert_with(
+    {torch.nn.Conv2d: Int8Conv2d.from_conv, torch.nn.Linear: Int8Linear.from_linear}
+)
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

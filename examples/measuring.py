@@ -69,7 +69,9 @@ def _layouts(module: nn.Module, x: Tensor) -> Iterator[Call]:
     yield Call("contiguous", lambda: module(x))
     # Not x.contiguous(...): with one channel that keeps strides which count as contiguous.
     x_last = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
-    moved = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    # A copy made in inference mode could not keep packed weights.
+    with torch.inference_mode(False):
+        moved = copy.deepcopy(module).to(memory_format=torch.channels_last)
     yield Call("channels_last", lambda: moved(x_last))
     if _is_stock_layer(module):
         yield Call("channels_last maps", lambda: module(x_last))

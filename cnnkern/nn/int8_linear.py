@@ -98,6 +98,8 @@ class Int8Linear(Int8Layer):
             return self._compute(x)
         packed = self._packed
         if packed is None or not packed.is_current():
+            if any(buffer is not None and buffer.is_inference() for buffer in self._buffers.values()):
+                return self._compute(x)  # whose changes cannot be seen
             packed = self.repack()
         try:
             return run_without_gradient(

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnkern.ops.arguments import AUTOCAST_DTYPES, autocast_dtype
+
 # Where no gradient is asked for, the autograd wrapper that Python registers costs more than a small
 # convolution does (10 µs); this guard goes past it for 1 µs, and leaves every other dispatch key in place.
 # Inference mode goes past it by itself.
@@ -17,6 +19,25 @@ def run(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
         return operation(*arguments)
     return run_without_gradient(operation, *arguments)
+
+
+def run_checked(
+    operation: torch._ops.OpOverload, check: Callable[..., object], checked: tuple[Any, ...], *rest: Any
+) -> Tensor:
+    """Call `operation(*checked, *rest)` as `run` does; where it refuses, `check(*checked)` says why.
+
+    The operation itself checks in few words all that it relies on. To check in all words before every call
+    would cost a third of what a small convolution does.
+    """
+    if torch.compiler.is_compiling():
+        check(*checked)
+        return operation(*checked, *rest)
+    try:
+        return run(operation, *checked, *rest)
+    except (RuntimeError, ValueError, TypeError) as refusal:
+        error = refusal
+    check(*checked)
+    raise error
 
 
 def run_without_gradient(operation: torch._ops.OpOverload, *arguments: Any) -> Tensor:
@@ -38,8 +59,25 @@ def register_without_gradient(name: str, instead: str) -> None:
 
 
 def register_autocast(name: str) -> None:
-    """Under CPU autocast the operation computes in float32, as there is no kernel for less."""
-    torch.library.register_autocast(f"cnnkern::{name}", "cpu", torch.float32)
+    """Under autocast the operation computes in `autocast_dtype`."""
+    torch.library.register_autocast(f"cnnkern::{name}", "cpu", autocast_dtype("cpu"))
+    operation = getattr(torch.ops.cnnkern, name).default
+
+    def compute(*arguments: Any) -> Tensor:
+        with torch.autocast("cuda", enabled=False):
+            return operation(*(_cast(argument) for argument in arguments))
+
+    _library.impl(name, compute, "AutocastCUDA")
+
+
+def _cast(argument: Any) -> Any:
+    if isinstance(argument, Tensor) and argument.is_cuda and argument.dtype in AUTOCAST_DTYPES:
+        return argument.to(autocast_dtype("cuda"))
+    return argument
+
+
+# torch's own helper knows only a dtype that is the same on every call
+_library = torch.library.Library("cnnkern", "IMPL")
 
 
 Fake = Callable[..., Tensor]

@@ -136,19 +136,17 @@ Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tens
     for (Tensor* sum : {&grad_c, &grad_h, &grad_w, &grad_k, &grad_bias}) torch::stable::zero_(*sum);
     return gradients;
   }
+  using torch::stable::contiguous;
+  const Tensor dense_c = contiguous(factor_c), dense_h = contiguous(factor_h), dense_w = contiguous(factor_w),
+               dense_k = contiguous(factor_k);
   const int64_t threads = threads_for(3 * multiply_adds(shape, f.rank));
   with_float_type(x, [&]<class T>(T) {
-    const Tensor packed = pack(factor_c, factor_h, factor_w, factor_k, groups);
-    const Tensor transposed = empty_vector(
-        groups * TransposedFactors(f.rank / groups, f.group_channels, f.out_channels / groups).size, dtype);
-    cp_conv2d_pack_transposed<T>(factors_of<T>(factor_c, factor_h, factor_w, factor_k), f.rank,
-                                 f.group_channels, f.out_channels, groups, data<T>(transposed));
     const Tensor scratch = empty_vector(cp_conv2d_backward_scratch<T>(shape, f.rank, threads), dtype);
     const auto to = [&](int i, const Tensor& tensor) { return output_mask[i] ? data<T>(tensor) : nullptr; };
     cp_conv2d_backward<T>({shape, f.rank, const_data<T>(grad_image), const_data<T>(image.tensor),
-                           const_data<T>(packed), const_data<T>(transposed), to(0, grad_x), to(1, grad_c),
-                           to(2, grad_h), to(3, grad_w), to(4, grad_k), to(5, grad_bias), data<T>(scratch),
-                           threads});
+                           const_data<T>(dense_c), const_data<T>(dense_h), const_data<T>(dense_w),
+                           const_data<T>(dense_k), to(0, grad_x), to(1, grad_c), to(2, grad_h), to(3, grad_w),
+                           to(4, grad_k), to(5, grad_bias), data<T>(scratch), threads});
   });
   return gradients;
 }

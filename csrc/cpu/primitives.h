@@ -9,10 +9,16 @@ namespace cnnkern {
 
 constexpr int64_t kPanel = 16;
 
+// Elements that a pointer takes in a scratch of T.
+template <class T>
+constexpr int64_t kPointerSize = static_cast<int64_t>(sizeof(void*) / sizeof(T));
+
 constexpr int64_t panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
+// A size rounded up so that arrays of it do not fall into the same cache sets.
+constexpr int64_t apart(int64_t size) { return (panels(size) | 1) * kPanel; }
 
 // Where the k values of a pixel lie in A: `rows` rows of `taps` taps of `depth` adjacent values, and k runs
 // over them in that order. Some rows and taps may be left out, those of a patch that lie in an image's
@@ -34,6 +40,11 @@ struct Patch {
   int64_t size() const { return rows * taps * depth; }
 };
 
+// Values [begin, end) of k.
+struct Terms {
+  int64_t begin, end;
+};
+
 // C[plane][line][pixel][column] (+)= sum over k of A[plane][line][pixel][k] B[k][column]: a matrix product
 // whose rows need no packing, since a pixel's patch is read where it lies. All strides and offsets are in
 // elements; nothing is owned.
@@ -47,9 +58,14 @@ struct Gemm {
   int64_t lines;    // in a plane
   int64_t planes = 1;
   Patch patch;
-  const T* b;       // (panels(columns), k, kPanel), whole panels
-  int64_t b_panel;  // from one panel to the next
-  int64_t b_step;   // from one k to the next: kPanel where packed
+  // Where k runs over `term_ranges` ascending ranges instead: `patch` is a line of all its values, of which
+  // the k-th is a[k], or a[offset[k]]. There is no ReLU then.
+  const Terms* terms;
+  int64_t term_ranges;
+  const int64_t* offset;  // or null
+  const T* b;             // (panels(columns), k, kPanel), whole panels
+  int64_t b_panel;        // from one panel to the next
+  int64_t b_step;         // from one k to the next: kPanel where packed
   T* c;
   int64_t c_pixel;
   int64_t c_line;
@@ -152,6 +168,9 @@ struct Primitives {
                             int64_t pixels);
   // sum[lane] += sum over x of a[x][lane] b[x][lane], for the kPanel lanes of `pixels` pixels.
   void (*dot_line)(const T* a, int64_t a_pixel, const T* b, int64_t b_pixel, int64_t pixels, T* sum);
+  // sum[line][lane] += sum over x of lines[line][x][lane] b[x][lane], for `count` lines.
+  void (*dot_lines)(const T* const* lines, int64_t count, int64_t line_pixel, const T* b, int64_t b_pixel,
+                    int64_t pixels, T* sum);
   // to[column * to_stride + row] = from[row * from_stride + column]
   void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                     int64_t to_stride);
@@ -159,9 +178,6 @@ struct Primitives {
   double (*fma_loop)(int64_t iterations);
   void (*gather_pixels)(const GatherPixels<T>&);
   void (*pixel_gemm)(const PixelGemm<T>&);
-  // As gemm, for one plane and no ReLU, with the k-th of `count` values of a pixel at offset[k] instead of in
-  // a patch.
-  void (*gemm_by_offset)(const Gemm<T>&, const int64_t* offset, int64_t count);
   // to[pixel] = the vectors [first, last) of the patch at from[pixel].
   void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
                          int64_t first, int64_t last, T* to, int64_t to_pixel);

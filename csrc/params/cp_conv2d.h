@@ -22,10 +22,12 @@ template <class T>
 struct CpConv2dBackwardParams {
   Conv2dShape shape;
   int64_t rank;
-  const T* grad;        // of y; dense, in the shape's layout; the caller's, like all below
-  const T* x;           // dense, in the shape's layout
-  const T* packed;      // the factors by cp_conv2d_pack
-  const T* transposed;  // the factors by cp_conv2d_pack_transposed
+  const T* grad;      // of y; dense, in the shape's layout; the caller's, like all below
+  const T* x;         // dense, in the shape's layout
+  const T* factor_c;  // (R, C/G)
+  const T* factor_h;  // (R, kH)
+  const T* factor_w;  // (R, kW)
+  const T* factor_k;  // (K, R/G)
   // Gradients; null where not asked for.
   T* grad_x;     // dense, in the shape's layout
   T* grad_c;     // (R, C/G)

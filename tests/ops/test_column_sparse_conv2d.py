@@ -10,6 +10,13 @@ from cnnkern import ops, reference
 from tests.ops.cases import CASES, LAYOUTS, SHARED, Case, fenced, laid_out
 
 DENSITIES = {"all": 1.0, "some": 0.1, "one": 0.0}
+# Large patches, which are gathered first where few columns are kept, in blocks; more rows of taps, cut off by
+# padding, than a product takes at once.
+LARGE = [
+    Case((3, 350, 7, 9), 130, (5, 5), padding=(2, 2)),
+    Case((1, 700, 7, 9), 258, (3, 5), stride=(2, 1), padding=(2, 3), dilation=(2, 2), groups=2),
+    Case((1, 2, 300, 3), 5, (290, 3), padding=(3, 1)),
+]
 by_case = pytest.mark.parametrize("case", CASES, ids=str)
 by_format = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
@@ -44,6 +51,16 @@ def test_agrees_with_the_reference_in_float64(case: Case, layout: str) -> None:
 @by_format
 @by_case
 def test_any_number_of_columns_may_be_kept(case: Case, layout: str, density: float, isa: str) -> None:
+    arguments = case.column_sparse_arguments(density=density)
+    assert_agrees(convolve(case, layout, arguments), case, arguments)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3, 0.03])
+@by_format
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_large_patches_may_lose_columns(
+    case: Case, layout: str, density: float, threads: int, isa: str
+) -> None:
     arguments = case.column_sparse_arguments(density=density)
     assert_agrees(convolve(case, layout, arguments), case, arguments)
 

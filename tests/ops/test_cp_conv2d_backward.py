@@ -7,7 +7,14 @@ from cnnkern import ops, reference
 from tests.ops.cases import CASES, SHARED, Case, fenced, laid_out
 
 backward = torch.ops.cnnkern.cp_conv2d_backward
-TRAINED = [case for case in CASES if case.x[0] > 0]
+STRIPS = [
+    Case((7, 40, 9, 10), 33, (3, 3), padding=(1, 1), rank=50),  # several images a strip
+    Case((5, 17, 8, 9), 19, (3, 2), stride=(2, 1), padding=(1, 0), rank=18),
+    Case((1, 5, 70, 61), 4, (1, 1), stride=(3, 2), rank=5),  # rows between strips that no output reads
+    Case((1, 7, 67, 31), 6, (5, 3), stride=(2, 1), padding=(7, 1), dilation=(2, 1), rank=9),  # bands
+    Case((2, 64, 20, 21), 32, (3, 3), padding=(1, 1), groups=2, rank=64),  # factors in place
+]
+TRAINED = [case for case in CASES if case.x[0] > 0] + STRIPS
 
 
 def gradients(case: Case, grad: torch.Tensor, x: torch.Tensor, factors: list, mask: list[bool]) -> list:
@@ -62,7 +69,7 @@ def test_only_what_is_asked_for_is_computed(asked: int, isa: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", SHARED, ids=str)
+@pytest.mark.parametrize("case", SHARED + STRIPS, ids=str)
 def test_bits_do_not_depend_on_the_threads(case: Case, layout: str, isa: str) -> None:
     x, *factors, bias = case.cp_arguments()
     grad, x = laid_out(random_grad(case, [x, *factors, bias]), layout), laid_out(x, layout)

@@ -9,21 +9,37 @@
 
 namespace cnnkern {
 
-// Calls `place(k, n, tap, channel)` for the n-th of `count` columns, which comes k-th in that order. `begin`
+// Division of indices below 2^31 by a number of taps, as a multiplication (Granlund, Montgomery 1994).
+class ByTaps {
+ public:
+  explicit ByTaps(int64_t taps) : taps_(std::min(taps, int64_t{1} << 31)) {
+    int64_t log = 0;
+    while ((int64_t{1} << log) < taps_) ++log;
+    shift_ = 31 + log;
+    factor_ = ((uint64_t{1} << shift_) + static_cast<uint64_t>(taps_) - 1) / static_cast<uint64_t>(taps_);
+  }
+  int64_t channel(int32_t column) const {
+    return static_cast<int64_t>(static_cast<uint64_t>(column) * factor_ >> shift_);
+  }
+  int64_t tap(int32_t column, int64_t channel) const { return column - channel * taps_; }
+
+ private:
+  int64_t taps_, shift_;
+  uint64_t factor_;
+};
+
+// Calls `place(k, n, channel)` for the n-th of `count` columns, which comes k-th in that order. `begin`
 // (taps + 1) then says where the columns of each tap begin.
 template <class Place>
 void order_by_tap(const int32_t* columns, int64_t count, int64_t taps, int64_t* begin, const Place& place) {
+  const ByTaps by_taps(taps);
   std::fill_n(begin, taps + 1, int64_t{0});
-  const auto walk = [&](const auto& visit) {
-    int64_t channel = 0, first = 0;  // column of the channel's first tap
-    for (int64_t n = 0; n < count; ++n) {
-      for (; columns[n] >= first + taps; first += taps) ++channel;
-      visit(n, columns[n] - first, channel);
-    }
-  };
-  walk([&](int64_t, int64_t tap, int64_t) { ++begin[tap + 1]; });
+  for (int64_t n = 0; n < count; ++n) ++begin[by_taps.tap(columns[n], by_taps.channel(columns[n])) + 1];
   for (int64_t t = 0; t < taps; ++t) begin[t + 1] += begin[t];
-  walk([&](int64_t n, int64_t tap, int64_t channel) { place(begin[tap]++, n, tap, channel); });
+  for (int64_t n = 0; n < count; ++n) {
+    const int64_t channel = by_taps.channel(columns[n]);
+    place(begin[by_taps.tap(columns[n], channel)]++, n, channel);
+  }
   std::copy_backward(begin, begin + taps, begin + taps + 1);
   begin[0] = 0;
 }

@@ -18,7 +18,7 @@ void column_sparse_conv2d_pack(const T* weight, const int64_t* stride, int64_t o
   const int64_t group_channels = out_channels / groups;
   for (int64_t g = 0; g < groups; ++g) {
     order_by_tap(kept.index + g * kept.count, kept.count, taps, begin,
-                 [&](int64_t k, int64_t n, int64_t, int64_t) { column[k] = n; });
+                 [&](int64_t k, int64_t n, int64_t) { column[k] = n; });
     for (int64_t first = 0; first < group_channels; first += kPanel) {
       const int64_t valid = std::min(kPanel, group_channels - first);
       const T* const from = weight + (g * group_channels + first) * stride[0];

@@ -68,7 +68,7 @@ void add_inside(const Conv2dShape& s, const Run& run, uint32_t* rows, uint32_t* 
 int64_t Patches::words(const Conv2dShape& s, const Blocks& blocks, int64_t window) {
   // For windows: a begin for each block, a begin for each vector, an offset and lanes for each window.
   const int64_t kept = blocks.kept, windows = 2 * (blocks.count + 1) + 2 * kept + (kept * window + 1) / 2;
-  return s.kernel_height * s.kernel_width + 1 + 2 * kept + (s.channels_last ? windows : 0);
+  return s.kernel_height * s.kernel_width + 1 + 2 * kept + (s.channels_last && window > 0 ? windows : 0);
 }
 
 Patches::Patches(int64_t* memory, const Conv2dShape& s, const Blocks& blocks, int64_t window) {
@@ -76,7 +76,7 @@ Patches::Patches(int64_t* memory, const Conv2dShape& s, const Blocks& blocks, in
   offset = begin + s.kernel_height * s.kernel_width + 1;
   column = offset + blocks.kept;
   const int64_t run = s.in_channels * (s.dilation_width == 1 ? s.kernel_width : 1);
-  if (!s.channels_last || run < window) {
+  if (!s.channels_last || window == 0 || run < window) {
     windows = {};
     vector_begin = nullptr;
     return;
@@ -92,12 +92,16 @@ void Patches::fill(const Conv2dShape& s, const int32_t* columns, int64_t group, 
   const ImageSteps steps = steps_of(s);
   const int64_t group_channels = s.in_channels / s.groups;
   order_by_tap(columns, blocks.kept, s.kernel_height * s.kernel_width, begin,
-               [&](int64_t k, int64_t n, int64_t tap, int64_t channel) {
+               [&](int64_t k, int64_t n, int64_t channel) {
                  column[k] = n;
-                 const int64_t i = tap / s.kernel_width, j = tap % s.kernel_width;
-                 offset[k] = i * s.dilation_height * steps.row + j * s.dilation_width * steps.column +
-                             (group * group_channels + channel) * steps.channel;
+                 offset[k] = (group * group_channels + channel) * steps.channel;
                });
+  for (int64_t i = 0, tap = 0; i < s.kernel_height; ++i) {
+    for (int64_t j = 0; j < s.kernel_width; ++j, ++tap) {
+      const int64_t at = i * s.dilation_height * steps.row + j * s.dilation_width * steps.column;
+      for (int64_t k = begin[tap]; k < begin[tap + 1]; ++k) offset[k] += at;
+    }
+  }
   if (!vector_begin) return;
 
   // A window never reaches beyond the taps that lie side by side in memory: what is there may be outside x.

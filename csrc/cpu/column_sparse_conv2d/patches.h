@@ -23,6 +23,7 @@ struct Patches {
   int64_t* column;  // (kept): which of the group's columns comes k-th
 
   // Channels last: the same for several values at a time, where a row of taps, or one tap, is long enough.
+  // A `window` of 0 wants none.
   GatherWindows windows;
   int64_t* vector_begin;  // (blocks + 1): the vectors of each block; null where there are no windows
 

@@ -1,11 +1,12 @@
 // The gradient of a depthwise convolution's input: phase by phase (backward_phases.h) a depthwise convolution
-// of the output's gradient. Panels of 16 input channels are computed one by one, from a strip of their own.
-// An input channel that feeds M output channels has M times the taps: a strip's pixels hold the first output
-// channel of the 16, then the second, and so on.
+// of the output's gradient. Panels of 16 input channels are computed one by one, each from a strip of its
+// own. An input channel that feeds M output channels has M times the taps: a strip's pixels hold the first
+// output channel of the 16, then the second, and so on.
 #include <algorithm>
 
 #include "cpu/conv2d/backward.h"
 #include "cpu/conv2d/backward_phases.h"
+#include "cpu/panel_rows.h"
 #include "cpu/parallel.h"
 #include "cpu/registry.h"
 #include "cpu/strip.h"
@@ -18,10 +19,11 @@ struct Plan {
   int64_t bands;          // of an image
   int64_t multiplier;     // M = K / C
   int64_t left, columns;  // of a strip
+  int64_t strip_panels;   // of input channels, filled at once
   int64_t taps;
   // Elements of what the team shares, and of one worker's scratch, in this order.
   int64_t packed_size, offsets_size, strip_size, narrow_size, tile_size;
-  int64_t worker_size() const { return offsets_size + strip_size + narrow_size + tile_size; }
+  int64_t worker_size() const { return offsets_size + strip_panels * strip_size + narrow_size + tile_size; }
   int64_t pixel() const { return multiplier * kPanel; }  // of a strip
 };
 
@@ -33,7 +35,9 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   const RowsMet met = rows_met(0, s.in_width, s.kernel_width, s.stride_width, s.pad_width, s.dilation_width);
   plan.left = met.begin;
   plan.columns = met.count;
-  const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.columns * plan.pixel();
+  // Channels last, neighbouring panels lie in the same pages: all of them are filled at once.
+  plan.strip_panels = s.channels_last && plan.multiplier == 1 ? panels(s.in_channels) : 1;
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.columns * plan.pixel() * plan.strip_panels;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes) * s.stride_height;
   int64_t bands = (s.in_height + fit - 1) / fit;
   if (s.batch % threads != 0 && s.batch < 8 * threads)
@@ -135,6 +139,27 @@ void compute(const Primitives<T>& kernels, const Conv2dShape& s, const Plan& pla
   });
 }
 
+// All channels of a channels-last image in a window, zeros outside it, to panels (panel, rows, columns,
+// kPanel) `panel_size` elements apart.
+template <class T>
+void fill_panels(const Primitives<T>& kernels, const ImageView<T>& image, const Window& window, T* to,
+                 int64_t panel_size) {
+  const int64_t left = std::clamp<int64_t>(-window.left, 0, window.columns);
+  const int64_t right = std::clamp<int64_t>(image.width - window.left, left, window.columns);
+  for (int64_t r = 0; r < window.rows; ++r, to += window.columns * kPanel) {
+    const int64_t row = window.top + r;
+    const bool inside = row >= 0 && row < image.height;
+    for (int64_t q = 0; q < panels(image.channels); ++q) {
+      T* const line = to + q * panel_size;
+      std::fill(line, line + (inside ? left : window.columns) * kPanel, T(0));
+      if (inside) std::fill(line + right * kPanel, line + window.columns * kPanel, T(0));
+    }
+    if (!inside) continue;
+    pack_pixels(kernels, image.data + (row * image.width + window.left + left) * image.channels, true,
+                image.channels, 0, image.channels, right - left, to + left * kPanel, panel_size);
+  }
+}
+
 template <class T>
 void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const Plan& plan, const Worker& me) {
   const Conv2dShape& s = p.shape;
@@ -142,7 +167,7 @@ void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const P
   int64_t* const offsets = reinterpret_cast<int64_t*>(base);
   T* const strip = base + plan.offsets_size;
   T* const narrow = plan.narrow_size > 0 ? strip + plan.strip_size : strip;
-  T* const tile = strip + plan.strip_size + plan.narrow_size;
+  T* const tile = strip + plan.strip_panels * plan.strip_size + plan.narrow_size;
   const int64_t area = s.in_height * s.in_width;
   const auto [begin, end] = me.share(s.batch * plan.bands);
   for (int64_t item = begin; item < end; ++item) {
@@ -155,20 +180,26 @@ void run(const Conv2dBackwardParams<T>& p, const Primitives<T>& kernels, const P
     band.top = met.begin;
     band.rows = met.count;
     const T* const grad = p.grad + band.image * s.out_channels * s.out_height * s.out_width;
+    const ImageView<T> image{grad, s.out_channels, s.out_height, s.out_width, s.channels_last};
+    const Window window{band.top, band.rows, plan.left, plan.columns};
+    const bool at_once = plan.strip_panels > 1;
+    if (at_once) fill_panels(kernels, image, window, strip, plan.strip_size);
     for (int64_t channel = 0; channel < s.in_channels; channel += kPanel) {
       const int64_t channels = std::min(kPanel, s.in_channels - channel);
       const T* const weight = p.scratch + channel * plan.taps * plan.multiplier;
       T* const to = p.grad_x + band.image * s.in_channels * area;
-      if (channels < kPanel) std::fill_n(narrow, band.rows * plan.columns * plan.pixel(), T(0));
-      fill_window<T>(kernels, {grad, s.out_channels, s.out_height, s.out_width, s.channels_last},
-                     channel * plan.multiplier, channels * plan.multiplier,
-                     {band.top, band.rows, plan.left, plan.columns}, narrow, plan.pixel());
-      if (narrow != strip) sort_channels(narrow, band.rows * plan.columns, plan.multiplier, strip);
+      const T* const panel = at_once ? strip + channel / kPanel * plan.strip_size : strip;
+      if (!at_once) {
+        if (channels < kPanel) std::fill_n(narrow, band.rows * plan.columns * plan.pixel(), T(0));
+        fill_window<T>(kernels, image, channel * plan.multiplier, channels * plan.multiplier, window, narrow,
+                       plan.pixel());
+        if (narrow != strip) sort_channels(narrow, band.rows * plan.columns, plan.multiplier, strip);
+      }
       if (s.channels_last) {
-        compute(kernels, s, plan, band, strip, channels, weight, offsets,
+        compute(kernels, s, plan, band, panel, channels, weight, offsets,
                 to + band.first * s.in_width * s.in_channels + channel, s.in_channels);
       } else {
-        compute(kernels, s, plan, band, strip, channels, weight, offsets, tile, kPanel);
+        compute(kernels, s, plan, band, panel, channels, weight, offsets, tile, kPanel);
         kernels.transpose(tile, kPanel, (band.last - band.first) * s.in_width, channels,
                           to + channel * area + band.first * s.in_width, area);
       }

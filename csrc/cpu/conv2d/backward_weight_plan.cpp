@@ -101,11 +101,6 @@ int64_t block_of_channels(const WeightPlan& plan, int64_t tile_rows) {
 
 }  // namespace
 
-int64_t apart(int64_t size) {
-  const int64_t lines = (size + kPanel - 1) / kPanel;
-  return (lines + (lines % 2 == 0)) * kPanel;
-}
-
 template <class T>
 WeightPlan make_weight_plan(const Conv2dShape& shape, int64_t threads, int64_t tile_rows) {
   WeightPlan plan{};

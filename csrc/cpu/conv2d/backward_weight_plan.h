@@ -43,9 +43,6 @@ struct WeightPlan {
 template <class T>
 WeightPlan make_weight_plan(const Conv2dShape& shape, int64_t threads, int64_t tile_rows);
 
-// A size rounded up so that arrays of it do not fall into the same cache sets.
-int64_t apart(int64_t size);
-
 inline Phase column_phase(const Conv2dShape& s, int64_t residue) {
   return phase_of(s.kernel_width, s.stride_width, s.dilation_width, residue);
 }

@@ -29,6 +29,12 @@ struct Factor {
   int64_t stride[2];
 };
 
+// Rows [first, first + rows) of a (rows, depth) factor into (panel, full_depth, kPanel), with zeros after the
+// last row and after `depth`.
+template <class T>
+void pack_rows(const Primitives<T>& kernels, const Factor<T>& factor, int64_t first, int64_t rows,
+               int64_t depth, int64_t full_depth, T* to);
+
 template <class T>
 struct CpFactors {
   Factor<T> c;  // (R, C/G)
@@ -46,23 +52,6 @@ int64_t cp_conv2d_scratch(const Conv2dShape& shape, int64_t rank, int64_t thread
 
 template <class T>
 void cp_conv2d(const CpConv2dParams<T>& params);
-
-// The outer factors the other way round, for gradients, group by group: factor_k as (panels of R/G, K/G,
-// kPanel), then factor_c as (panels of C/G, R/G, kPanel), both with zeros up to whole panels in depth too.
-struct TransposedFactors {
-  int64_t factor_k;
-  int64_t factor_c;
-  int64_t size;
-
-  TransposedFactors(int64_t group_rank, int64_t group_channels, int64_t group_outputs)
-      : factor_k(0),
-        factor_c(round_up(group_rank, kPanel) * round_up(group_outputs, kPanel)),
-        size(factor_c + round_up(group_channels, kPanel) * round_up(group_rank, kPanel)) {}
-};
-
-template <class T>
-void cp_conv2d_pack_transposed(const CpFactors<T>& factors, int64_t rank, int64_t group_channels,
-                               int64_t out_channels, int64_t groups, T* packed);
 
 template <class T>
 int64_t cp_conv2d_backward_scratch(const Conv2dShape& shape, int64_t rank, int64_t threads);  // in elements

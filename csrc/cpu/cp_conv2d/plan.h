@@ -27,10 +27,6 @@ struct CpPlan {
   int64_t shared_size;
 };
 
-// Elements that a pointer takes in a scratch of T.
-template <class T>
-constexpr int64_t kPointerSize = static_cast<int64_t>(sizeof(void*) / sizeof(T));
-
 template <class T>
 CpPlan make_cp_plan(const Conv2dShape& shape, int64_t rank, int64_t threads);
 

@@ -24,6 +24,28 @@ struct Halo {
   bool covers(int64_t row) const { return row >= rows.begin && row < rows.end; }
 };
 
+// Stages 2 and 3 of one output row for one panel, from the stage-1 rows under it, into `to` (oW pixels,
+// `to_pixel` apart). `line` has zeros outside the image, and then the stage-2 row.
+template <class T>
+void separable_row(const Conv2dShape& s, const Primitives<T>& kernels, const T* const* rows,
+                   const T* factor_h, const T* factor_w, T* line, T* to, int64_t to_pixel) {
+  SeparableLine<T> separable{};
+  separable.rows = rows;
+  separable.kernel_height = s.kernel_height;
+  separable.kernel_width = s.kernel_width;
+  separable.width = s.in_width;
+  separable.pad_left = s.pad_width;
+  separable.stride = s.stride_width;
+  separable.dilation = s.dilation_width;
+  separable.factor_h = factor_h;
+  separable.factor_w = factor_w;
+  separable.line = line;
+  separable.out = to;
+  separable.out_width = s.out_width;
+  separable.out_pixel = to_pixel;
+  kernels.separable_line(separable);
+}
+
 // The four stages as one worker runs them.
 template <class T>
 struct Stages {
@@ -127,28 +149,13 @@ struct Stages {
     return ring + (panel * plan.ring_rows + row % plan.ring_rows) * row_size();
   }
 
-  // Stages 2 and 3 of one output row for one panel, into `to` (oW pixels, `to_pixel` apart). `pointers` then
-  // has the stage-1 rows and `line` the padded stage-2 row.
+  // Stages 2 and 3 of one output row for one panel, into `to` (oW pixels, `to_pixel` apart).
   void stages23_row(int64_t group, int64_t panel, int64_t row, T* to, int64_t to_pixel,
                     const Halo<T>* halos) const {
     for (int64_t i = 0; i < s.kernel_height; ++i)
       pointers[i] =
           stage1_row(group, panel, row * s.stride_height - s.pad_height + i * s.dilation_height, halos);
-    SeparableLine<T> separable{};
-    separable.rows = pointers;
-    separable.kernel_height = s.kernel_height;
-    separable.kernel_width = s.kernel_width;
-    separable.width = s.in_width;
-    separable.pad_left = s.pad_width;
-    separable.stride = s.stride_width;
-    separable.dilation = s.dilation_width;
-    separable.factor_h = factor_h(group, panel);
-    separable.factor_w = factor_w(group, panel);
-    separable.line = line;
-    separable.out = to;
-    separable.out_width = s.out_width;
-    separable.out_pixel = to_pixel;
-    kernels.separable_line(separable);
+    separable_row(s, kernels, pointers, factor_h(group, panel), factor_w(group, panel), line, to, to_pixel);
   }
 
   // Stages 2 and 3 of output rows [first, last) for some panels, into `to` (pixel, padded_rank).

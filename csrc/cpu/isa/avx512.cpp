@@ -97,8 +97,18 @@ constexpr int kPixelTileVectors = 3;
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
-const Primitives<float> kPrimitives = {
-    kTilePixels, gemms,         separable_line, depthwise_line, multiply_add_line, dot_line,   transpose,
-    fma_loop,    gather_pixels, pixel_gemm,     gemm_by_offset, gather_windows,    Vec::kLanes};
+const Primitives<float> kPrimitives = {.tile_pixels = kTilePixels,
+                                       .gemms = gemms,
+                                       .separable_line = separable_line,
+                                       .depthwise_line = depthwise_line,
+                                       .multiply_add_line = multiply_add_line,
+                                       .dot_line = dot_line,
+                                       .dot_lines = dot_lines,
+                                       .transpose = transpose,
+                                       .fma_loop = fma_loop,
+                                       .gather_pixels = gather_pixels,
+                                       .pixel_gemm = pixel_gemm,
+                                       .gather_windows = gather_windows,
+                                       .window = Vec::kLanes};
 }  // namespace cnnkern::avx512
 #endif

@@ -74,9 +74,19 @@ struct Loops {
   }
 
   static constexpr Primitives<T> table() {
-    return {kTilePixels,    gemms,          separable_line, depthwise_line, multiply_add_line,
-            dot_line,       transpose,      fma_loop,       gather_pixels,  pixel_gemm,
-            gemm_by_offset, gather_windows, Vec::kLanes};
+    return {.tile_pixels = kTilePixels,
+            .gemms = gemms,
+            .separable_line = separable_line,
+            .depthwise_line = depthwise_line,
+            .multiply_add_line = multiply_add_line,
+            .dot_line = dot_line,
+            .dot_lines = dot_lines,
+            .transpose = transpose,
+            .fma_loop = fma_loop,
+            .gather_pixels = gather_pixels,
+            .pixel_gemm = pixel_gemm,
+            .gather_windows = gather_windows,
+            .window = Vec::kLanes};
   }
 };
 }  // namespace
