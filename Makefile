@@ -4,6 +4,7 @@
 #   make demo     a trained network made faster, on real data (ARGS="--help" shows its options)
 #   make test     style, build, all tests on every instruction set of this CPU, kernels under sanitizers
 #   make bench    speed against stock PyTorch over the layer table; results go to bench/results/
+#   make gpu      what only an NVIDIA GPU can show: tests on it, and speed against cuDNN (PYTHON: one with CUDA torch)
 #   make lint     style alone            make format   mends it
 #   make build    the environment in .venv and the package in it, editable
 #   make clean    removes what was built, not .venv
@@ -15,12 +16,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_BUILD := $(BIN)/pip install --quiet --no-build-isolation --no-deps
 
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
-BUILD_INPUTS := setup.py pyproject.toml $(CPP)
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+EMULATOR := $(wildcard tests/emulator/*.cpp tests/emulator/*.h tests/emulator/cuda/*.cuh)
+BUILD_INPUTS := setup.py pyproject.toml build_support/cuda.py build_support/objects.py $(CPP)
 PACKAGE := $(shell find cnnkern -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test bench lint format build clean test-native test-sanitized test-simde
+.PHONY: demo test bench gpu lint format build clean test-native test-sanitized test-simde
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
@@ -31,6 +33,10 @@ test: lint test-native test-sanitized $(if $(HAS_AVX512),,test-simde)
 
 bench: build
 	$(BIN)/python -m bench $(ARGS)
+
+# With the Python that is there, and from nothing but what it has: such machines often have no network.
+gpu:
+	$(PYTHON) -m bench.gpu $(ARGS)
 
 $(VENV)/.requirements: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"cnnkern needs \
@@ -79,12 +85,12 @@ test-simde: build/simde/.build
 lint: $(VENV)/.requirements
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(EMULATOR)
 
 format: $(VENV)/.requirements
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) $(EMULATOR)
 
 clean:
 	rm -rf build cnnkern/*.so $(VENV)/.build

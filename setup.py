@@ -7,6 +7,8 @@ Two variants exist for tests, chosen by the environment:
 CNNKERN_SANITIZE=address,undefined  compiles with these sanitizers;
 CNNKERN_SIMDE=DIR                   compiles the AVX-512 sources through the SIMDe headers in DIR, so that
                                     they run on a CPU without AVX-512.
+They have no CUDA kernels, which the tests look at in other ways. Else these are built where nvcc is found:
+build_support/cuda.py.
 """
 
 import os
@@ -20,12 +22,17 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+sys.path.append(str(ROOT / "build_support"))
+
+from cuda import find_toolkit  # noqa: E402
+from objects import Object, compile_changed  # noqa: E402
+
 SANITIZE = os.environ.get("CNNKERN_SANITIZE", "")
 SIMDE = os.environ.get("CNNKERN_SIMDE", "")
 VARIANT = "-".join(SANITIZE.split(",") * bool(SANITIZE) + ["simde"] * bool(SIMDE)) or "native"
 CONTROL = "csrc/bindings/control.cpp"
 X86_ISAS = ("avx2", "avx512")
-CUDA_REASON = "this version has no CUDA kernels yet"
+TOOLKIT, CUDA_REASON = find_toolkit() if VARIANT == "native" else (None, "a variant for tests of the CPU")
 OLDEST_PYTHON = "0x030B0000"
 OLDEST_TORCH = "0x020b000000000000"
 
@@ -62,20 +69,40 @@ def extensions() -> list[Extension]:
     }
     operations = CppExtension(
         "cnnkern._ops",
-        sources("bindings/*.cpp", "cpu/**/*.cpp"),
+        sources("bindings/*.cpp", "cpu/**/*.cpp", *["bindings/cuda/*.cpp"] * bool(TOOLKIT)),
         define_macros=[("TORCH_TARGET_VERSION", OLDEST_TORCH)],
         py_limited_api=True,
         **deepcopy(common),
     )
+    if TOOLKIT:
+        add_cuda(operations)
     control = CppExtension("cnnkern._C", [CONTROL], define_macros=control_macros(), **deepcopy(common))
     return [operations, control]
+
+
+def add_cuda(extension: Extension) -> None:
+    """The compiler's headers, and the runtime as a part of the module that nobody else sees."""
+    extension.include_dirs.append(str(TOOLKIT.include))
+    extension.library_dirs += map(str, TOOLKIT.library_folders)
+    extension.extra_link_args += ["-lcudart_static", "-lpthread", "-ldl", "-lrt", "-Wl,--exclude-libs,ALL"]
+    # A CUDA build of torch has its streams in a library that only libtorch names.
+    extension.extra_link_args += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"]
+
+
+def cuda_objects(folder: Path) -> list[Object]:
+    """The object files of the CUDA kernels."""
+    command = (*TOOLKIT.compiler, f"-I{ROOT / 'csrc'}")
+    return [
+        Object(folder / Path(source).with_suffix(".o"), ROOT / source, command)
+        for source in sources("cuda/**/*.cu")
+    ]
 
 
 def control_macros() -> list[tuple[str, str]]:
     """What `cnnkern._C.build_info()` reports and only the build knows."""
     return [
         ("CNNKERN_CXX_FLAGS", quoted(" ".join(compile_flags()))),
-        ("CNNKERN_CUDA", "0"),
+        ("CNNKERN_CUDA", quoted(TOOLKIT.summary if TOOLKIT else "")),
         ("CNNKERN_CUDA_REASON", quoted(CUDA_REASON)),
     ]
 
@@ -103,6 +130,10 @@ def build_extension_command():
             for extension in self.extensions:
                 if extension.name == "cnnkern._C":
                     extension.define_macros.append(("CNNKERN_VERSION", quoted(version)))
+                elif TOOLKIT:
+                    objects = cuda_objects(Path(self.build_temp))
+                    compile_changed(objects)
+                    extension.extra_objects += [str(o.path) for o in objects]
             if not self.use_ninja:
                 os.environ["TORCH_NO_COMPILER_WRAPPER"] = "1"  # torch wraps and unwraps one shared command
                 self.compiler.compile = in_threads(self.compiler.compile)
@@ -127,13 +158,15 @@ def summary(version: str, modules: list[str]) -> str:
     import torch
 
     isas = ["scalar"]
-    skipped = {"CUDA": CUDA_REASON}
+    skipped = {} if TOOLKIT else {"CUDA": CUDA_REASON}
     if platform.machine() in ("x86_64", "AMD64"):
         isas += [isa for isa in X86_ISAS if any(isa in s for s in sources("cpu/**/*.cpp"))]
     else:
         skipped["AVX2, AVX-512"] = f"the CPU is {platform.machine()}; it gets the scalar kernels"
     lines = [f"cnnkern {version} against torch {torch.__version__} ({VARIANT})"]
     lines += [f"  built     {', '.join(modules)}; CPU kernels: {', '.join(isas)}"]
+    if TOOLKIT:
+        lines += [f"  built     {TOOLKIT.summary}"]
     lines += [f"  left out  {what}: {why}" for what, why in skipped.items()]
     return "\n".join(lines)
 

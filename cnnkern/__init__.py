@@ -28,6 +28,7 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, distillation, folding, ops, perforation, pruning, quantization, reference
+from cnnkern.compression import compress, load, profile, save
 from cnnkern.nn import (
     ColumnSparseConv2d,
     CPConv2d,
@@ -44,14 +45,18 @@ __all__ = [
     "Int8Conv2d",
     "Int8Linear",
     "PerforatedConv2d",
+    "compress",
     "decomposition",
     "distillation",
     "folding",
+    "load",
     "ops",
     "perforation",
+    "profile",
     "pruning",
     "quantization",
     "reference",
+    "save",
 ]
 
 pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))

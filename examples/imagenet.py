@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from examples.files import Unavailable, cache_directory, written_whole
+from cnnkern.compression.files import written_whole
+from examples.files import Unavailable, cache_directory
 from examples.networks import SqueezeNet
 
 if TYPE_CHECKING:

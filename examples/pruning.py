@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from bench.results import environment
 from bench.timing import thread_count
 from cnnkern import pruning, reference
+from cnnkern.compression.files import written_whole
 from examples.datasets import Split, fashion_mnist
 from examples.experiment import FASHION_BATCHES, FASHION_LAYERS, WHOLE
-from examples.files import Unavailable, write_json, written_whole
+from examples.files import Unavailable, write_json
 from examples.measuring import Time, best_times, layer_inputs
 from examples.networks import trained_fashion_net
 from examples.picture import STYLE

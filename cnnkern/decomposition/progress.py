@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from tqdm import tqdm
-
 PATIENCE = 3.0  # seconds without a bar, unless one was asked for
 
 
@@ -14,6 +12,8 @@ class Progress:
     """
 
     def __init__(self, description: str, total: int, verbose: bool | None) -> None:
+        from tqdm import tqdm
+
         self._bar = tqdm(
             desc=description,
             total=total,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnkern.ops.arguments import CPU_DTYPES, IntPair, Pair, memory_format, pair
+from cnnkern.ops.arguments import IntPair, Pair, has_kernel, memory_format, pair
 from cnnkern.ops.dispatch import run_without_gradient
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -48,6 +48,9 @@ class _Packed(NamedTuple):
 class Convolution2d(nn.Module):
     """Base of the convolution layers: geometry, bias and packing. The weights are the subclass's."""
 
+    # of the subclass: the arguments of its constructor after those of torch.nn.Conv2d, kept as attributes of
+    # these names
+    own_arguments: tuple[str, ...] = ()
     # of the subclass: the parameters that are packed, the buffers that say how, the operation that takes them
     # so, its last arguments
     packed_parameters: tuple[str, ...]
@@ -99,6 +102,10 @@ class Convolution2d(nn.Module):
             except (RuntimeError, ValueError, TypeError):
                 pass  # no batch of images, or a mistake that the packed operation has few words for
         return self._forward_checked(x, *more)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What the constructor takes, device and dtype aside, to make another layer of this structure."""
+        return {**arguments_of(self), **{name: getattr(self, name) for name in self.own_arguments}}
 
     def _forward_checked(self, x: Tensor, *more: Any) -> Tensor:
         if isinstance(x, Tensor) and x.dim() == 3:
@@ -156,7 +163,7 @@ class Convolution2d(nn.Module):
         buffers = [self._buffers.get(name) for name in self.packed_buffers]
         return (
             "bias" in self._parameters
-            and all(w is not None and w.dtype in CPU_DTYPES and not w.is_inference() for w in weights)
+            and all(w is not None and has_kernel(w) and not w.is_inference() for w in weights)
             and all(b is not None and not b.is_inference() for b in buffers)
             and not torch._C._are_functorch_transforms_active()
         )

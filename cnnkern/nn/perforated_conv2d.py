@@ -53,6 +53,7 @@ class PerforatedConv2d(Convolution2d):
         TypeError: an argument that is no int, no pair of ints, or no tensor of bools.
     """
 
+    own_arguments = ("mask", "interpolation")
     packed_parameters = ("weight",)
     packed_operation = torch.ops.cnnkern.perforated_conv2d_packed.default
 
@@ -157,6 +158,18 @@ class PerforatedConv2d(Convolution2d):
         kind = StockGridConv2d if is_regular_grid(self.mask) else StockGatherConv2d
         sources = _sources(self.mask, self.interpolation == "nearest")
         return kind(self.to_conv(), self.mask, sources).train(self.training)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """As for every layer.
+
+        Raises:
+            ValueError: a mask that is yet to be made, for the first input that comes.
+        """
+        if self.mask is None and self._rule is not None:
+            raise ValueError(
+                "mask: expected one that is made; call the layer once, or give from_conv its input_size"
+            )
+        return super().constructor_arguments()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The convolution of `x` (N, C, H, W) or (C, H, W): (N, K, oH, oW) or (K, oH, oW).

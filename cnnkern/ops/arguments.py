@@ -10,13 +10,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from cnnkern import _C
+
 IntPair = int | Sequence[int]
 Pair = tuple[int, int]
 
 # float64 is for gradcheck and for the oracle's sake: it runs through the scalar kernels
 CPU_DTYPES = (torch.float32, torch.float64)
-DEVICES = ("cpu", "meta")
-_AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES, "meta": CPU_DTYPES}
+_CUDA = _C.build_info()["cuda"]
+AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def pair(name: str, value: Any, least: int) -> tuple[int, int]:
@@ -105,17 +109,26 @@ def check_kind(**tensors: Tensor | None) -> None:
             return
 
 
+def has_kernel(tensor: Tensor) -> bool:
+    """Whether some operation computes with tensors of this device and dtype."""
+    device = tensor.device.type
+    return tensor.dtype in DTYPES.get(device, ()) and (_CUDA or device != "cuda")
+
+
 def _check_each_kind(tensors: dict[str, Tensor | None]) -> None:
     (first_name, first), *_ = tensors.items()
     device = first.device
-    if device.type not in DEVICES:
+    if device.type not in DTYPES or (device.type == "cuda" and not _CUDA):
+        reason = f"this build has none for CUDA ({_C.build_info()['cuda_reason']})"
         raise NotImplementedError(
-            f"{first_name}: expected a tensor on the CPU, got one on {device}: no kernel for it"
+            f"{first_name}: expected a tensor on the CPU, got one on {device}: "
+            + (reason if device.type == "cuda" else "no kernel for it")
         )
-    autocast = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    dtypes = DTYPES[device.type]
+    autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
 
     def computed(tensor: Tensor) -> torch.dtype:
-        return torch.float32 if autocast and tensor.dtype in _AUTOCAST_DTYPES else tensor.dtype
+        return autocast_dtype(device.type) if autocast and tensor.dtype in AUTOCAST_DTYPES else tensor.dtype
 
     for name, tensor in tensors.items():
         if tensor is None:
@@ -124,12 +137,16 @@ def _check_each_kind(tensors: dict[str, Tensor | None]) -> None:
             raise ValueError(
                 f"{name}: expected a tensor on {device} like {first_name}, got one on {tensor.device}"
             )
-        if computed(tensor) not in CPU_DTYPES:
-            raise NotImplementedError(
-                f"{name}: expected float32 or float64, got {tensor.dtype}: no kernel for it"
-            )
+        if computed(tensor) not in dtypes:
+            names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise NotImplementedError(f"{name}: expected {names}, got {tensor.dtype}: no kernel for it")
         if computed(tensor) is not computed(first):
             raise ValueError(f"{name}: expected {first.dtype} like {first_name}, got {tensor.dtype}")
+
+
+def autocast_dtype(device: str) -> torch.dtype:
+    """What autocast makes the operations compute in: on the CPU, which has no kernel for less, float32."""
+    return torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
 
 
 def output_size(
@@ -205,6 +222,12 @@ def check_packed(packed: Tensor, length: int) -> None:
     (got,) = shape_of("packed", packed, "(length)", 1)
     if got != length:
         raise ValueError(f"packed: expected {length} elements for a weight of this size, got {got}")
+
+
+def up_to_chunk(elements: int, like: Tensor) -> int:
+    """`elements` rounded up to whole chunks of 16 bytes, in which the CUDA kernels have rows of weights."""
+    chunk = 16 // like.element_size()
+    return (elements + chunk - 1) // chunk * chunk
 
 
 def up_to_panel(channels: int) -> int:

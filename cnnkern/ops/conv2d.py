@@ -18,6 +18,7 @@ from cnnkern.ops.arguments import (
     geometry,
     packed_geometry,
     shape_of,
+    up_to_chunk,
     up_to_panel,
 )
 from cnnkern.ops.dispatch import (
@@ -47,7 +48,8 @@ def conv2d(
     """2-D convolution, as `torch.nn.functional.conv2d` defines it.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last; any other stride is made contiguous.
+        x: (N, C, H, W), contiguous or channels_last; any other stride is made contiguous. float32 or float64
+            on the CPU; float32 (TF32 where torch allows that in convolutions), float16 or bfloat16 on CUDA.
         weight: (K, C/groups, kH, kW) of x's dtype, in any memory format.
         bias: (K) or None.
         stride, padding, dilation: int or pair (vertical, horizontal), in pixels; padding is with zeros.
@@ -80,9 +82,14 @@ def check_conv2d(
     return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)
 
 
-def packed_length(weight_size: Sequence[int], groups: int) -> int:
-    """Elements of a packed weight (K, C/groups, kH, kW): panels of 16 output channels in each group."""
+def packed_length(weight_size: Sequence[int], groups: int, like: Tensor) -> int:
+    """Elements of a packed weight (K, C/groups, kH, kW) with the device and the dtype of `like`.
+
+    On the CPU panels of 16 output channels in each group, on CUDA rows (kH, kW, C/groups in whole chunks).
+    """
     k, c, kernel_h, kernel_w = weight_size
+    if like.is_cuda:
+        return k * kernel_h * kernel_w * up_to_chunk(c, like)
     if c == 1:
         return kernel_h * kernel_w * up_to_panel(k)
     return groups * up_to_panel(k // groups) * c * kernel_h * kernel_w
@@ -109,7 +116,7 @@ def _pack_fake(weight: Tensor, groups: int) -> Tensor:
     check_not_empty("weight", size)
     check_groups(groups, size[0])
     check_kind(weight=weight)
-    return weight.new_empty(packed_length(size, groups))
+    return weight.new_empty(packed_length(size, groups, weight))
 
 
 @register_fake("conv2d_packed")
@@ -119,7 +126,7 @@ def _packed_fake(
     weight_size, *pairs, groups = packed_geometry(4, geometry)
     check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
-    check_packed(packed, packed_length(weight_size, groups))
+    check_packed(packed, packed_length(weight_size, groups, packed))
     return empty_output(x, shape)
 
 

@@ -23,6 +23,7 @@ from cnnkern.ops.arguments import (
     memory_format,
     packed_geometry,
     shape_of,
+    up_to_chunk,
     up_to_panel,
 )
 from cnnkern.ops.dispatch import (
@@ -54,7 +55,8 @@ def cp_conv2d(
     """2-D convolution with W[k,c,i,j] = Σ_r factor_k[k,r] factor_c[r,c] factor_h[r,i] factor_w[r,j].
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last; any other stride is made contiguous.
+        x: (N, C, H, W), contiguous or channels_last; any other stride is made contiguous. float32 or float64
+            on the CPU; float32 (TF32 where torch allows that in convolutions), float16 or bfloat16 on CUDA.
         factor_c: (R, C/groups) of x's dtype: the first 1×1 convolution.
         factor_h: (R, kH): the vertical depthwise convolution.
         factor_w: (R, kW): the horizontal depthwise convolution.
@@ -125,9 +127,16 @@ def _check_factor_size(name: str, size: Sequence[int], groups: int) -> None:
         raise ValueError(f"groups: expected a divisor of the rank R = {size[1]}, got {groups}")
 
 
-def packed_length(factor_size: Sequence[int], groups: int) -> int:
-    """Elements of packed factors of size (K, R, C/groups, kH, kW): panels of 16 ranks, and of 16 outputs."""
+def packed_length(factor_size: Sequence[int], groups: int, like: Tensor) -> int:
+    """Elements of packed factors of size (K, R, C/groups, kH, kW) with the device and the dtype of `like`.
+
+    On the CPU panels of 16 ranks, and of 16 outputs; on CUDA factors whose rows, or all of them, are in whole
+    chunks.
+    """
     k, rank, c, kernel_h, kernel_w = factor_size
+    if like.is_cuda:
+        depthwise = up_to_chunk(rank * kernel_h, like) + up_to_chunk(rank * kernel_w, like)
+        return rank * up_to_chunk(c, like) + depthwise + k * up_to_chunk(rank // groups, like)
     rank //= groups
     return groups * (up_to_panel(rank) * (c + kernel_h + kernel_w) + up_to_panel(k // groups) * rank)
 
@@ -155,7 +164,7 @@ def _pack_fake(factor_c: Tensor, factor_h: Tensor, factor_w: Tensor, factor_k: T
     size = _factor_size(factor_c, factor_h, factor_w, factor_k, groups)
     check_groups(groups, size[0])
     check_kind(factor_c=factor_c, factor_h=factor_h, factor_w=factor_w, factor_k=factor_k)
-    return factor_c.new_empty(packed_length(size, groups))
+    return factor_c.new_empty(packed_length(size, groups, factor_c))
 
 
 @register_fake("cp_conv2d_packed")
@@ -164,7 +173,7 @@ def _packed_fake(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Seque
     _check_factor_size("geometry", factor_size, groups)
     k, _, *rest = factor_size
     shape = check_convolution(x, {"packed": packed}, bias, (k, *rest), *pairs, groups)
-    check_packed(packed, packed_length(factor_size, groups))
+    check_packed(packed, packed_length(factor_size, groups, packed))
     return empty_output(x, shape)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnkern.ops.arguments import AUTOCAST_DTYPES, autocast_dtype
+
 # Where no gradient is asked for, the autograd wrapper that Python registers costs more than a small
 # convolution does (10 µs); this guard goes past it for 1 µs, and leaves every other dispatch key in place.
 # Inference mode goes past it by itself.
@@ -57,8 +59,25 @@ def register_without_gradient(name: str, instead: str) -> None:
 
 
 def register_autocast(name: str) -> None:
-    """Under CPU autocast the operation computes in float32, as there is no kernel for less."""
-    torch.library.register_autocast(f"cnnkern::{name}", "cpu", torch.float32)
+    """Under autocast the operation computes in `autocast_dtype`."""
+    torch.library.register_autocast(f"cnnkern::{name}", "cpu", autocast_dtype("cpu"))
+    operation = getattr(torch.ops.cnnkern, name).default
+
+    def compute(*arguments: Any) -> Tensor:
+        with torch.autocast("cuda", enabled=False):
+            return operation(*(_cast(argument) for argument in arguments))
+
+    _library.impl(name, compute, "AutocastCUDA")
+
+
+def _cast(argument: Any) -> Any:
+    if isinstance(argument, Tensor) and argument.is_cuda and argument.dtype in AUTOCAST_DTYPES:
+        return argument.to(autocast_dtype("cuda"))
+    return argument
+
+
+# torch's own helper knows only a dtype that is the same on every call
+_library = torch.library.Library("cnnkern", "IMPL")
 
 
 Fake = Callable[..., Tensor]

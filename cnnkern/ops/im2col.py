@@ -18,7 +18,8 @@ def im2col(
     """Patches of `x` as the columns of a matrix, exactly as `torch.nn.functional.unfold` gives them.
 
     Args:
-        x: (N, C, H, W), float32 or float64, in any memory format.
+        x: (N, C, H, W), in any memory format; float32 or float64 on the CPU, float32, float16 or bfloat16 on
+            CUDA.
         kernel_size, stride, padding, dilation: int or pair (vertical, horizontal), in pixels.
 
     Returns:

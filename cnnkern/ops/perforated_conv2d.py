@@ -150,7 +150,7 @@ def _packed_fake(
     weight_size, *pairs, groups = packed_geometry(4, geometry)
     check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
-    check_packed(packed, packed_length(weight_size, groups))
+    check_packed(packed, packed_length(weight_size, groups, packed))
     _check_mask("sources", sources, torch.int32, x, shape)
     return empty_output(x, shape)
 

@@ -4,7 +4,13 @@ The functions have the signatures of `cnnkern.ops` and take any dtype that torch
 test compares a kernel with them in float64. `error_bound` says how far a kernel may be away.
 """
 
-from cnnkern.reference.bound import assert_gradients_within_bound, assert_within_bound, error_bound
+from cnnkern.reference.bound import (
+    assert_gradients_within_bound,
+    assert_mixed_gradients_within_bound,
+    assert_within_bound,
+    assert_within_mixed_bound,
+    error_bound,
+)
 from cnnkern.reference.column_sparse_conv2d import column_sparse_conv2d, with_zeros
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
@@ -22,7 +28,9 @@ from cnnkern.reference.perforated_conv2d import nearest_kept, perforated_conv2d
 
 __all__ = [
     "assert_gradients_within_bound",
+    "assert_mixed_gradients_within_bound",
     "assert_within_bound",
+    "assert_within_mixed_bound",
     "column_sparse_conv2d",
     "conv2d",
     "cp_conv2d",

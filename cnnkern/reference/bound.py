@@ -77,6 +77,46 @@ def _is_real(argument: Any) -> bool:
     return isinstance(argument, Tensor) and argument.is_floating_point()
 
 
+# Numbers that are rounded on the way of a product into the output where operands are short and sums are
+# float32: the factors, what is stored between the stages, the output.
+_ROUNDED: dict[Callable[..., Tensor], int] = {conv2d: 2 + 1, cp_conv2d: 5 + 3 + 1}
+
+
+def assert_within_mixed_bound(
+    actual: Tensor, operation: Callable[..., Tensor], operand_eps: float, *arguments: Any, **options: Any
+) -> None:
+    """Raise AssertionError unless `actual` is `operation` up to the rounding of operands and of float32 sums.
+
+    `operand_eps` is the relative spacing of the numbers that go into products (0 for float32): that of the
+    arguments' dtype, or 2**-10 for TF32, which cuts bits off. Each number that is rounded to it adds an error
+    of less than it: the bound is 2·(depth·eps + rounded·operand_eps)·operation(|x|, |weight|, ...) with the
+    eps of float32.
+    """
+    doubles = [a.detach().double() if _is_real(a) else a for a in arguments]
+    expected = operation(*doubles, **options)
+    magnitude = operation(*(a.abs() if _is_real(a) else a for a in doubles), **options)
+    relative = _DEPTH[operation](*arguments) * torch.finfo(torch.float32).eps
+    relative += _ROUNDED[operation] * operand_eps
+    _assert_within(actual, expected, 2 * relative * magnitude, arguments[0].dtype)
+
+
+def assert_mixed_gradients_within_bound(
+    actual: Sequence[Tensor],
+    operation: Callable[..., Tensor],
+    operand_eps: float,
+    grad: Tensor,
+    *arguments: Any,
+    **options: Any,
+) -> None:
+    """`assert_gradients_within_bound` for operands of `operand_eps` and float32 sums.
+
+    A gradient of `conv2d` is a product of two factors, rounded as one of the operation itself is.
+    """
+    depth = _gradient_depth(operation, grad, arguments)
+    relative = depth * torch.finfo(torch.float32).eps + _ROUNDED[operation] * operand_eps
+    _assert_gradients_within(actual, operation, 2 * relative, grad, arguments, options)
+
+
 def assert_gradients_within_bound(
     actual: Sequence[Tensor], operation: Callable[..., Tensor], grad: Tensor, *arguments: Any, **options: Any
 ) -> None:
@@ -87,14 +127,29 @@ def assert_gradients_within_bound(
     and over the output channels: the bound is 2·depth·eps times the gradient that all absolute values would
     have.
     """
-    depth = _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
+    relative = 2 * _gradient_depth(operation, grad, arguments) * torch.finfo(grad.dtype).eps
+    _assert_gradients_within(actual, operation, relative, grad, arguments, options)
+
+
+def _gradient_depth(operation: Callable[..., Tensor], grad: Tensor, arguments: Sequence[Any]) -> int:
+    return _DEPTH[operation](*arguments) + grad.numel() + arguments[0].numel() // arguments[0].shape[1]
+
+
+def _assert_gradients_within(
+    actual: Sequence[Tensor],
+    operation: Callable[..., Tensor],
+    relative: float,
+    grad: Tensor,
+    arguments: Sequence[Any],
+    options: dict[str, Any],
+) -> None:
     expected = _gradients(lambda a: a.detach().double(), operation, grad, arguments, options)
     magnitudes = _gradients(lambda a: a.detach().abs().double(), operation, grad, arguments, options)
     for index, (got, exact, magnitude) in enumerate(zip(actual, expected, magnitudes, strict=True)):
         assert got.shape == exact.shape, (
             f"gradient {index}: shape {tuple(got.shape)}, not {tuple(exact.shape)}"
         )
-        bound = 2 * depth * torch.finfo(grad.dtype).eps * magnitude
+        bound = relative * magnitude
         wrong = int((~((got.detach().double() - exact).abs() <= bound)).sum())
         assert not wrong, f"gradient {index}: {wrong} of {got.numel()} elements are out of bounds"
 
@@ -116,10 +171,14 @@ def assert_within_bound(
 ) -> None:
     """Raise AssertionError unless `actual` is `operation(*arguments, **options)` up to `error_bound`."""
     expected = operation(*(a.detach().double() if _is_real(a) else a for a in arguments), **options)
-    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    assert actual.dtype == arguments[0].dtype, f"dtype {actual.dtype}, expected {arguments[0].dtype}"
-    error = (actual.detach().double() - expected).abs()
     bound = error_bound(operation, *arguments, **options)
+    _assert_within(actual, expected, bound, arguments[0].dtype)
+
+
+def _assert_within(actual: Tensor, expected: Tensor, bound: Tensor, dtype: torch.dtype) -> None:
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {dtype}"
+    error = (actual.detach().double() - expected).abs()
     wrong = ~(error <= bound)
     if wrong.any():
         where = tuple(wrong.nonzero()[0].tolist())

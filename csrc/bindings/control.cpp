@@ -33,7 +33,8 @@ py::dict build_info() {
 #endif
   info["torch"] = TORCH_VERSION;
   info["cxx_flags"] = CNNKERN_CXX_FLAGS;
-  info["cuda"] = CNNKERN_CUDA != 0;
+  info["cuda"] = CNNKERN_CUDA[0] != 0;
+  info["cuda_toolkit"] = CNNKERN_CUDA;
   info["cuda_reason"] = CNNKERN_CUDA_REASON;
   return info;
 }

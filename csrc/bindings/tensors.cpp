@@ -43,6 +43,12 @@ Tensor as_dense(const Tensor& x, bool channels_last) {
   return torch::stable::contiguous(x, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+int32_t device_type(const Tensor& tensor) {
+  int32_t type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  return type;
+}
+
 // What is too large for malloc to keep is mapped anew by every call, and finding pages of 4 KiB for it takes
 // the system several times as long as writing them takes us. Where huge pages may be asked for, this asks.
 void prefer_huge_pages(const Tensor& tensor) {
@@ -57,9 +63,13 @@ void prefer_huge_pages(const Tensor& tensor) {
 
 }  // namespace
 
+bool on_same_device(const Tensor& a, const Tensor& b) {
+  return device_type(a) == device_type(b) && a.get_device_index() == b.get_device_index();
+}
+
 Image as_image(const Tensor& x) {
   check(x.dim() == 4, "x: expected 4 dimensions (N, C, H, W), got ", x.dim());
-  check(x.is_cpu(), "x: expected a CPU tensor");
+  check(x.is_cpu() || x.is_cuda(), "x: expected a tensor on the CPU or on a GPU");
   const bool last = suggests_channels_last(x);
   return {as_dense(x, last), last};
 }
@@ -70,25 +80,65 @@ Tensor as_gradient(const Tensor& grad, const std::vector<int64_t>& sizes, const 
   return as_dense(grad, x.channels_last);
 }
 
+namespace {
+
+int32_t dtype_code(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    case ScalarType::Char:
+      return aoti_torch_dtype_int8();
+    case ScalarType::Int:
+      return aoti_torch_dtype_int32();
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    case ScalarType::BFloat16:
+      return aoti_torch_dtype_bfloat16();
+    default:
+      return aoti_torch_dtype_float32();
+  }
+}
+
+Tensor allocate(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
+                int32_t device_type, int32_t device) {
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                  strides.data(), dtype_code(dtype), device_type, device,
+                                                  &handle));
+  return Tensor(handle);
+}
+
+std::vector<int64_t> image_strides(int64_t c, int64_t h, int64_t w, bool channels_last) {
+  if (channels_last) return {h * w * c, 1, w * c, c};
+  return {c * h * w, h * w, w, 1};
+}
+
+}  // namespace
+
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     ScalarType dtype) {
-  AtenTensorHandle handle;
-  const int32_t type = dtype == ScalarType::Int      ? aoti_torch_dtype_int32()
-                       : dtype == ScalarType::Byte   ? aoti_torch_dtype_uint8()
-                       : dtype == ScalarType::Char   ? aoti_torch_dtype_int8()
-                       : dtype == ScalarType::Double ? aoti_torch_dtype_float64()
-                                                     : aoti_torch_dtype_float32();
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                  strides.data(), type, aoti_torch_device_type_cpu(), 0,
-                                                  &handle));
-  Tensor tensor(handle);
+  Tensor tensor = allocate(sizes, strides, dtype, aoti_torch_device_type_cpu(), 0);
   prefer_huge_pages(tensor);
   return tensor;
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype) {
-  if (channels_last) return empty_tensor({n, c, h, w}, {h * w * c, 1, w * c, c}, dtype);
-  return empty_tensor({n, c, h, w}, {c * h * w, h * w, w, 1}, dtype);
+  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), dtype);
+}
+
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    const Tensor& like) {
+  return allocate(sizes, strides, like.scalar_type(), device_type(like), like.get_device_index());
+}
+
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like) {
+  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), like);
+}
+
+Tensor empty_scratch(int64_t size, const Tensor& like) {
+  return allocate({size}, {1}, ScalarType::Float, device_type(like), like.get_device_index());
 }
 
 Tensor empty_vector(int64_t size, ScalarType dtype) { return empty_tensor({size}, {1}, dtype); }

@@ -41,10 +41,13 @@ auto with_float_type(const Tensor& x, const Body& body) {
   return body(float{});
 }
 
+// Dispatch picked the kernel by one of the tensors: the others must not be elsewhere.
+bool on_same_device(const Tensor& a, const Tensor& b);
+
 inline void check_operand(const char* name, const Tensor& tensor, int64_t dims, const Tensor& like) {
   check(tensor.dim() == dims, name, ": expected ", dims, " dimensions, got ", tensor.dim());
   check(tensor.scalar_type() == like.scalar_type(), name, ": expected the dtype of x");
-  check(tensor.is_cpu(), name, ": expected a CPU tensor");
+  check(on_same_device(tensor, like), name, ": expected a tensor on the device of x");
 }
 
 inline void check_size(const char* name, const Tensor& tensor, int64_t dim, int64_t expected) {
@@ -68,6 +71,12 @@ Tensor as_gradient(const Tensor& grad, const std::vector<int64_t>& sizes, const 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype);
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);
 Tensor empty_vector(int64_t size, ScalarType dtype);
+
+// Uninitialized, with the device and the dtype of `like`; a scratch is float32.
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    const Tensor& like);
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like);
+Tensor empty_scratch(int64_t size, const Tensor& like);
 
 // A bias of K values, made contiguous, or nothing.
 std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like);

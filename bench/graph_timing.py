@@ -1,0 +1,79 @@
+"""Timing on a GPU: captured calls, replayed in turns, with the cache emptied before each."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from bench.timing import Timing
+
+WARM_UP_CALLS = 3  # cuDNN chooses its algorithm, caches are filled
+
+
+@dataclass(frozen=True)
+class CapturedCall:
+    """A call as a CUDA graph: the same work for everybody, without the cost of launching from Python."""
+
+    name: str
+    graph: torch.cuda.CUDAGraph
+    call: Callable[[], Tensor]  # and with it the memory that the graph reads
+    output: Tensor
+
+    @classmethod
+    def of(cls, name: str, call: Callable[[], Tensor]) -> "CapturedCall":
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_CALLS):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = call()
+        return cls(name, graph, call, output)
+
+    def milliseconds(self, flush: Tensor) -> float:
+        """Of one replay that finds nothing of its operands in the cache."""
+        flush.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        self.graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+
+def flushing_buffer() -> Tensor:
+    """Twice the size of the GPU's last cache."""
+    size = torch.cuda.get_device_properties().L2_cache_size
+    return torch.empty(2 * size, dtype=torch.int8, device="cuda")
+
+
+def interleave(calls: Sequence[CapturedCall], rounds: int, flush: Tensor) -> dict[str, Timing]:
+    """Seconds of each call over `rounds` rounds, in each of which all take their turn in another order."""
+    samples: dict[str, list[float]] = {call.name: [] for call in calls}
+    turns = list(calls)
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds):
+        shuffle(turns)
+        for call in turns:
+            samples[call.name].append(call.milliseconds(flush) / 1e3)
+    return {name: Timing.of(seconds) for name, seconds in samples.items()}
+
+
+def peak_flops(dtype: torch.dtype, flush: Tensor, size: int = 8192) -> float:
+    """FLOP/s of torch's own matrix product of `size` x `size` matrices."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
+    call = CapturedCall.of("product", lambda: a @ b)
+    return 2 * size**3 / median(call.milliseconds(flush) / 1e3 for _ in range(10))
+
+
+def bandwidth(flush: Tensor, size: int = 1 << 30) -> float:
+    """Bytes per second, read and written, of a copy of `size` bytes."""
+    source = torch.empty(size, dtype=torch.int8, device="cuda")
+    target = torch.empty_like(source)
+    call = CapturedCall.of("copy", lambda: target.copy_(source))
+    return 2 * size / median(call.milliseconds(flush) / 1e3 for _ in range(10))

@@ -1,0 +1,71 @@
+// The numbers in memory and the arithmetic on them. Sums are float32 whatever the numbers are.
+#pragma once
+#include "cuda/arithmetic.h"
+#include "cuda/device.cuh"
+
+namespace cnnkern::cuda {
+
+struct Half {
+  uint16_t bits;
+};
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(Half value) { return half_to_float(value.bits); }
+__device__ __forceinline__ float to_float(Bfloat16 value) { return bfloat16_to_float(value.bits); }
+
+template <class T>
+__device__ __forceinline__ T from_float(float value);
+template <>
+__device__ __forceinline__ float from_float(float value) {
+  return value;
+}
+template <>
+__device__ __forceinline__ Half from_float(float value) {
+  return {float_to_half(value)};
+}
+template <>
+__device__ __forceinline__ Bfloat16 from_float(float value) {
+  return {float_to_bfloat16(value)};
+}
+
+// What a matrix product is computed with. `mma` is one tensor-core instruction on fragments whose rows are 32
+// bytes.
+
+// float32 exactly: FFMA.
+struct Float32Math {
+  using Number = float;
+  static constexpr bool kTensorCores = false;
+};
+
+// Tensor cores read the upper 19 bits of a float32: a relative error below 2^-10 of each factor.
+struct Tf32Math {
+  using Number = float;
+  static constexpr bool kTensorCores = true;
+  static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+    mma_tf32(sums, a, b0, b1);
+  }
+};
+
+struct Float16Math {
+  using Number = Half;
+  static constexpr bool kTensorCores = true;
+  static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+    mma_float16(sums, a, b0, b1);
+  }
+};
+
+struct Bfloat16Math {
+  using Number = Bfloat16;
+  static constexpr bool kTensorCores = true;
+  static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+    mma_bfloat16(sums, a, b0, b1);
+  }
+};
+
+}  // namespace cnnkern::cuda

@@ -1,0 +1,84 @@
+"""What the compiler made of the CUDA kernels, as far as it can be read without a GPU."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+import cnnkern
+from cnnkern import _C
+
+REGISTERS = 65536  # of a multiprocessor
+THREADS = {"k128x128": 256, "k128x64": 256, "k64x64": 128, "cp": 256}
+# Blocks of a kernel that a multiprocessor is meant to hold, by its part of the registers.
+BLOCKS = {"k128x128": 1, "k128x64": 2, "k64x64": 3, "cp": 1}
+
+
+class Kernel(NamedTuple):
+    name: str
+    registers: int
+    stack: int
+    local: int
+
+    @property
+    def family(self) -> str | None:
+        """One of BLOCKS; None for kernels of one thread an element."""
+        if "cp_forward" in self.name:
+            return "cp"
+        tile = re.search(r"8multiplyINS0_9BlockTileI.*?MathELi(\d+)ELi(\d+)E", self.name)
+        return f"k{tile.group(1)}x{tile.group(2)}" if tile else None
+
+
+def read(*options: str) -> str:
+    if not _C.build_info()["cuda"]:
+        pytest.skip("this build has no CUDA kernels")
+    if not (shutil.which("cuobjdump") and shutil.which("nvdisasm")):
+        pytest.skip("cuobjdump and nvdisasm are not on PATH: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm")
+    command = ["cuobjdump", *options, cnnkern._ops.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def kernels() -> list[Kernel]:
+    used = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
+    found = re.findall(used, read("--dump-resource-usage"))
+    return [Kernel(name, *map(int, numbers)) for name, *numbers in found]
+
+
+def test_every_kernel_is_there(kernels: list[Kernel]) -> None:
+    assert {kernel.family for kernel in kernels} == {*BLOCKS, None}
+
+
+def test_nothing_is_in_local_memory(kernels: list[Kernel]) -> None:
+    assert [kernel for kernel in kernels if kernel.stack or kernel.local] == []
+
+
+def test_the_planned_blocks_have_registers_enough(kernels: list[Kernel]) -> None:
+    for kernel in kernels:
+        if kernel.family:
+            block = kernel.registers * THREADS[kernel.family]
+            assert block * BLOCKS[kernel.family] <= REGISTERS, kernel
+
+
+def functions(assembly: str) -> Iterator[tuple[str, str]]:
+    """Names and bodies."""
+    for text in assembly.split("Function : ")[1:]:
+        name, _, body = text.partition("\n")
+        yield name.strip(), body
+
+
+def test_products_are_done_by_the_instructions_meant_for_them() -> None:
+    counted = 0
+    for name, body in functions(read("--dump-sass")):
+        if not ("8multiplyI" in name or "cp_forward" in name):
+            continue
+        counted += 1
+        assert ("HMMA" in body) == ("Float32Math" not in name), name
+        assert "Float32Math" not in name or "FFMA" in body, name
+        assert "LDGSTS" in body, f"{name}: no asynchronous copies"
+        assert "LDSM" in body or "Float32Math" in name, f"{name}: no ldmatrix"
+        assert "STL" not in body, f"{name}: registers are spilled"
+    assert counted

@@ -1,0 +1,118 @@
+"""The CUDA kernels under other schedules of their threads and under the sanitizers; and that each way of
+running them finds what it is there for, in a copy of a kernel with a defect."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.cuda.cases import CASES, CUTS
+from tests.emulator.build import PLAIN, ROOT, build_driver
+from tests.ops.cases import Case
+
+ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
+SANITIZED = {
+    "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
+    "ThreadSanitizer": ("-O1", "-g1", "-fsanitize=thread"),
+}
+
+
+def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iterator[str]:
+    """What the driver reads."""
+    for case in cases:
+        for operation in ("conv2d", "cp_conv2d"):
+            for arithmetic in arithmetics:
+                for layout in ("contiguous", "channels_last"):
+                    numbers = [*case.x, case.channels, *case.kernel, *case.stride, *case.padding]
+                    numbers += [*case.dilation, case.groups, case.rank]
+                    yield " ".join(map(str, [operation, arithmetic, layout, *numbers]))
+
+
+def drive(driver: Path, given: Iterator[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [driver],
+        input="\n".join(given),
+        env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def driver() -> Path:
+    return build_driver(*PLAIN)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: int) -> None:
+    cases = [case for case in CASES if case.x[0]][seed::4]
+    done = drive(driver, lines(cases), EMULATOR_SEED=str(seed + 1), EMULATOR_EAGER=str(seed % 2))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("multiprocessors", ["1", "300"])
+@pytest.mark.parametrize("sanitizer", SANITIZED)
+def test_the_sanitizers_find_nothing(sanitizer: str, multiprocessors: str) -> None:
+    driver = build_driver(*SANITIZED[sanitizer])
+    cases = [*CUTS[-3:], *CUTS[1:-3:6]]
+    done = drive(driver, lines(cases), EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1")
+    assert done.returncode == 0, done.stdout + done.stderr[:4000]
+
+
+class Defect(NamedTuple):
+    """A line of the core of all kernels that is wrong, and how that is found."""
+
+    old: str
+    new: str
+    found_by: tuple[str, ...]
+    options: tuple[str, ...] = PLAIN
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+CORE = "cuda/gemm/block_tile.cuh"
+DEFECTS = {
+    "copies that nobody waits for": Defect(
+        "wait_for_copies<kSlots - 2>();", "wait_for_copies<kSlots>();", ("is -nan, not", "is nan, not")
+    ),
+    "a barrier that a warp passes by": Defect(
+        "__syncthreads();  // this tile",
+        "if (threadIdx.x < 32) __syncthreads();  // this tile",
+        ("emulator: ",),
+    ),
+    "a missing barrier, by another schedule": Defect(
+        "__syncthreads();  // this tile",
+        "// this tile",
+        (", not ",),
+        environment=(("EMULATOR_SEED", "3"), ("EMULATOR_EAGER", "1")),
+    ),
+    "a missing barrier, as a race": Defect(
+        "__syncthreads();  // this tile", "// this tile", ("data race",), SANITIZED["ThreadSanitizer"]
+    ),
+}
+BEYOND = Defect(
+    "return index < rows ?",
+    "return index <= rows ?",
+    ("heap-buffer-overflow",),
+    SANITIZED["AddressSanitizer"],
+)
+
+
+@pytest.mark.parametrize("name", [*DEFECTS, "a row beyond the last"])
+def test_a_planted_defect_is_found(name: str, tmp_path: Path) -> None:
+    defect, path = (DEFECTS[name], CORE) if name in DEFECTS else (BEYOND, "cuda/gemm/rows.cuh")
+    text = (ROOT / "csrc" / path).read_text()
+    assert text.count(defect.old) == 1
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(text.replace(defect.old, defect.new))
+    driver = build_driver(*defect.options, changed=tmp_path)
+    case = Case((1, 200, 5, 4), 30, (1, 1), rank=40)
+    dense = (line for line in lines([case], ("bfloat16",)) if line.startswith("conv2d"))
+    done = drive(driver, dense, **dict(defect.environment))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert any(words in said for words in defect.found_by), said[:2000]
