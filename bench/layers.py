@@ -135,6 +135,20 @@ def column_sparse_work(layer: Layer, density: float, batch: int) -> Workload:
     return Workload(suite, layer.name, None, batch, *cost, layer.dense_flops(batch), None, density, many)
 
 
+def int8_work(layer: Layer, batch: int) -> Workload:
+    """Operations are counted as FLOPs are; a byte for every element, four for those of the bias."""
+    flops = layer.dense_flops(batch)
+    size = layer.dense_bytes(batch) // FLOAT32_BYTES + (FLOAT32_BYTES - 1) * layer.K
+    return Workload("int8", layer.name, None, batch, flops, size, flops)
+
+
+def int8_gemm_work(m: int, n: int, k: int) -> Workload:
+    """(m, k) times (k, n), and a bias."""
+    flops = 2 * m * n * k
+    size = m * k + k * n + m * n + FLOAT32_BYTES * n
+    return Workload("int8 gemm", f"{m} x {n} x {k}", None, 1, flops, size, flops)
+
+
 def im2col_work(layer: Layer, batch: int) -> Workload:
     """The input read and the patch matrix written: nothing is computed."""
     (kH, kW), (oH, oW) = layer.kernel, layer.output_size

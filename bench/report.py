@@ -113,7 +113,8 @@ def _share(heading: str, who: str) -> Column:
 
 def _torch(row: Row) -> str:
     name = row.best("torch")
-    return f"{_three_digits(row.contenders[name].seconds * 1e3)} {LAYOUTS[name.split('/')[1]]}"
+    how = name.split("/")[1]
+    return f"{_three_digits(row.contenders[name].seconds * 1e3)} {LAYOUTS.get(how, how)}"
 
 
 def _flops_ratio(row: Row) -> str:
@@ -170,6 +171,13 @@ COLUMN_SPARSE = [
     _ratio("NHWC\n/p", "in_proportion_channels_last"),
     _share("ours\n%", "cnnkern"),
 ]
+INT8_GEMM = [
+    LAYER,
+    Column("torch\nms", _torch),
+    _seconds("ours\nms", "cnnkern/contiguous"),
+    _ratio("ours\nx", "best"),
+    *RATES,
+]
 OVERHEAD = [
     LAYER,
     *(_seconds(f"{name.split('/')[1]}\nµs", name, unit=1e-6) for name in overhead.NAMES),
@@ -184,5 +192,7 @@ SUITES = {
     "training": ("CP forward and backward, against four stock convolutions under autograd", TIMES + MEMORY),
     "perforated": ("Perforated, irregular masks: PerforatedConv2d against indexing and products", TIMES),
     "perforated grid": ("Perforated, every second row and column, against a strided convolution", TIMES),
+    "int8": ("int8: Int8Conv2d against torch's quantized engines; own: our float32 layer", TIMES),
+    "int8 gemm": ("int8: Int8Linear, m x n x k, against torch's quantized engines", INT8_GEMM),
     "overhead": ("What a call costs: 8 to 8 channels, 3x3 on 8x8", OVERHEAD),
 }

@@ -33,7 +33,6 @@ from examples.files import Unavailable, write_json
 from examples.imagenet import crops, photos, squeezenet
 from examples.measuring import Time, best_times
 from examples.networks import depthwise_net, trained_fashion_net
-from examples.report import WIDTH
 from examples.training import (
     BATCH_SIZE,
     LABEL_SMOOTHING,
@@ -43,6 +42,7 @@ from examples.training import (
     train,
 )
 
+WIDTH = 120
 LEARNING_RATE = 0.01
 SQUEEZENET_LEARNING_RATE = 1e-4
 SQUEEZENET_BATCH = 16
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         subjects = [
             fashion_subject("Fashion-MNIST", trained_fashion_net(), training, test),
             fashion_subject(
-                "Fashion-MNIST, depthwise",
+                "depthwise-separable",
                 trained_depthwise(training, options.training_steps),
                 training,
                 test,
@@ -271,19 +271,22 @@ def _bytes(network: nn.Module) -> int:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(title="int8", title_justify="left", pad_edge=False)
+    title = (
+        "Share of test images classified right, of crops classified by SqueezeNet as in float32; time; size"
+    )
+    table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("network", no_wrap=True)
     for heading in (
         "batch", "float32", "PTQ", "QAT", "float32\nms", "int8\nms", "faster", "float32\nkB", "int8\nkB",
         "ratio",
     ):  # fmt: skip
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
         for batch, times in outcome.times.items():
             first = batch == min(outcome.times)
             sizes = outcome.bytes["float32"], outcome.bytes["int8"]
             table.add_row(
-                f"{outcome.name}, {outcome.measure}" if first else "",
+                outcome.name if first else "",
                 str(batch),
                 *(f"{share:.2%}" if first else "" for share in outcome.quality.values()),
                 *(f"{times[who].milliseconds:.3f}" for who in ("float32", "int8")),

@@ -169,6 +169,8 @@ class _GraphBuilder:
         for node in (step.relu, step.norm, step.node):
             if node is not None and not node.users:
                 self.graph.erase_node(node)
+        if step.norm is not None:  # which is called once, and lives on in the step's module
+            self.traced.delete_submodule(step.norm.target)
 
     def _entry(self, node: fx.Node, user: fx.Node) -> fx.Node:
         """The node that gives the integers of `node` to a layer."""

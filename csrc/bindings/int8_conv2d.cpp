@@ -96,6 +96,7 @@ void run_int8(const Tensor& x, const Conv2dShape& shape, const Tensor& packed,
   const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, q.weight_scale);
   if (y.numel() == 0) return;
   const Tensor scales = torch::stable::contiguous(q.weight_scale);
+  for (int64_t k = 0; k < shape.out_channels; ++k) check_scale("weight_scale", const_data<float>(scales)[k]);
   const Int8Primitives& kernels = int8_primitives();
   const Int8Output output = !q.out_scale ? Int8Output::f32 : x_signed ? Int8Output::s8 : Int8Output::u8;
   Tensor scratch;

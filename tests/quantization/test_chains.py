@@ -62,6 +62,7 @@ def test_a_residual_network_is_integers_from_end_to_end() -> None:
     assert report.floats == {}
     assert report.fallback is None
     assert [row.output for row in report.layers] == ["uint8"] * 5 + ["float32"]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     types = types_between(model, x)
     assert types.pop("head") == torch.float32
     assert set(types.values()) == {torch.uint8}

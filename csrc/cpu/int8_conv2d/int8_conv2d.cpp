@@ -111,13 +111,9 @@ void fill_strips(const Int8Primitives& kernels, const Int8Conv2dParams& p, const
   for (int64_t i = 0; i < item.images; ++i) {
     const uint8_t* const x = p.x + (item.image + i) * s.in_channels * s.in_height * s.in_width;
     fill_int8_strip(kernels, s, plan.strip, x, item.first_row, item.row_end - item.first_row,
-                    static_cast<uint8_t>(p.x_zero_point), flip, scratch.strip + i * size, scratch.line);
+                    static_cast<uint8_t>(p.x_zero_point), flip, plan.magnitude, scratch.strip + i * size,
+                    scratch.line);
   }
-  if (!kernels.magnitudes) return;
-  const uint8_t* const from = scratch.strip;
-  uint8_t* const to = scratch.strip + plan.magnitude;
-  for (int64_t i = 0; i < item.images * size; ++i)
-    to[i] = from[i] < 0x80 ? from[i] : static_cast<uint8_t>(-from[i]);
 }
 
 // Output channels [column, end) of a group.

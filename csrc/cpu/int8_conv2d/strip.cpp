@@ -41,6 +41,10 @@ void gather_taps(const Conv2dShape& s, const uint8_t* line, int64_t channels, ui
   }
 }
 
+void magnitudes(const uint8_t* from, int64_t count, uint8_t* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = std::min<uint8_t>(from[i], static_cast<uint8_t>(-from[i]));
+}
+
 }  // namespace
 
 Int8Strip int8_strip(const Conv2dShape& s, int64_t out_rows) {
@@ -52,7 +56,7 @@ Int8Strip int8_strip(const Conv2dShape& s, int64_t out_rows) {
 
 void fill_int8_strip(const Int8Primitives& kernels, const Conv2dShape& s, const Int8Strip& strip,
                      const uint8_t* x, int64_t first, int64_t out_rows, uint8_t pad, uint8_t flip,
-                     uint8_t* to, uint8_t* line) {
+                     int64_t magnitude, uint8_t* to, uint8_t* line) {
   const int64_t rows = strip_rows(s, out_rows), top = first * s.stride_height - s.pad_height;
   for (int64_t group = 0; group < s.groups; ++group) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -60,6 +64,7 @@ void fill_int8_strip(const Int8Primitives& kernels, const Conv2dShape& s, const 
       fill_row(kernels, s, strip.padded, x, group, top + r, pad, strip.gathered ? line : row);
       if (strip.gathered) gather_taps(s, line, s.in_channels / s.groups, row);
       for (int64_t i = 0; flip != 0 && i < strip.pitch(); ++i) row[i] ^= flip;
+      if (magnitude != 0) magnitudes(row, strip.pitch(), row + magnitude);
     }
   }
 }

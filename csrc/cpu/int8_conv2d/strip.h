@@ -27,9 +27,10 @@ struct Int8Strip {
 Int8Strip int8_strip(const Conv2dShape& shape, int64_t out_rows);
 
 // Writes the strip under `out_rows` output rows from `first` on of the image `x`; every byte comes out xor
-// `flip`, and `pad` is the byte outside the image as x has it. `line` is scratch of strip.line() bytes.
+// `flip`, and `pad` is the byte outside the image as x has it. Where `magnitude` is not 0 the magnitude of
+// every byte, as s8, goes that far behind it. `line` is scratch of strip.line() bytes.
 void fill_int8_strip(const Int8Primitives& kernels, const Conv2dShape& shape, const Int8Strip& strip,
                      const uint8_t* x, int64_t first, int64_t out_rows, uint8_t pad, uint8_t flip,
-                     uint8_t* to, uint8_t* line);
+                     int64_t magnitude, uint8_t* to, uint8_t* line);
 
 }  // namespace cnnkern

@@ -11,8 +11,12 @@ extern const Int8Primitives kInt8Primitives;
 }  // namespace scalar
 namespace avx2 {
 extern const Primitives<float> kPrimitives;
-}
+extern const Int8Primitives kInt8Primitives;
+}  // namespace avx2
 namespace avx512 {
 extern const Primitives<float> kPrimitives;
+}
+namespace avx512vnni {
+extern const Int8Primitives kInt8Primitives;
 }
 }  // namespace cnnkern
