@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+perforation.conversion.convert_with(PerforatedConv2d.from_conv)
 quantization.conversion.convert_with(
     {torch.nn.Conv2d: Int8Conv2d.from_conv, torch.nn.Linear: Int8Linear.from_linear}
 )

@@ -64,8 +64,9 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "int[2] padding, int[2] dilation, int groups, bool nearest, bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
   m.def("perforated_conv2d_sources(Tensor mask, bool nearest) -> Tensor");
+  m.def("perforated_conv2d_arrange(Tensor mask, bool nearest) -> Tensor");
   m.def(
-      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor sources) "
+      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor arranged) "
       "-> Tensor");
 }
 

@@ -27,7 +27,7 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
     mask = mask_of(case, "half")
-    sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, True)
+    arranged = torch.ops.cnnkern.perforated_conv2d_arrange(mask, True)
     _, sparse, columns, _ = case.column_sparse_arguments()
     kernel = list(case.kernel)
     packed_sparse = torch.ops.cnnkern.column_sparse_conv2d_pack(sparse, columns, kernel, case.groups)
@@ -57,7 +57,8 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
             True,
             [True, False, True],
         ),
-        "perforated_conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], sources),
+        "perforated_conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], arranged),
+        "perforated_conv2d_arrange": (mask_of(case, "each image"), True),
         "perforated_conv2d_sources": (mask_of(case, "each image"), False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
         "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
