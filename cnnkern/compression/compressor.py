@@ -19,12 +19,13 @@ from cnnkern.compression.losses import Divergence, Evaluate, checked, parameter_
 from cnnkern.compression.machine import environment
 from cnnkern.compression.methods import METHODS
 from cnnkern.compression.planner import Option, front
-from cnnkern.compression.planning import Built, Planner
+from cnnkern.compression.planning import Built, Planner, timed_together
 from cnnkern.compression.profiling import profile
 from cnnkern.compression.report import CHOSEN, LayerReport, Report, Tried, Whole
 from cnnkern.compression.running import call, check_model, device_of, in_format, inference
 from cnnkern.compression.search import Layer, search
 from cnnkern.compression.timing import Turn, interleave
+from cnnkern.folding import UntraceableError, fold_batch_norm
 from cnnkern.pruning.layers import unwrapped
 
 FRONT_STEPS = 16
@@ -55,11 +56,12 @@ def compress(
 ) -> Compressed:
     """Replace the convolutions of a trained model by faster layers, each chosen by measured time and loss.
 
-    Every candidate is timed in the layer's place, on its input, with the threads that torch uses; one that is
-    not faster by five percent is never used. Those that are faster are fitted, refitted to the calibration's
-    activations, and tried in the network one by one. An integer program then picks one for each layer; the
-    network is built, layer after layer, each fitted to what the layers before it give; it is measured in
-    turns with the original, and the plan repaired by what was measured.
+    Batch norms are folded first, where that is exact. Every candidate is timed in the layer's place, on its
+    input, with the threads that torch uses; one that is not faster by five percent is never used. Those that
+    are faster are fitted, refitted to the calibration's activations, and tried in the network one by one. An
+    integer program then picks one for each layer; the network is built, layer after layer, each fitted to
+    what the layers before it give; it is measured in turns with the original, and the plan repaired by what
+    was measured.
 
     Args:
         model: on the CPU; it is not changed.
@@ -95,24 +97,29 @@ def compress(
     if (device := device_of(model, example_input)).type != "cpu":
         raise NotImplementedError(f"model: expected one on the CPU, got one on {device}")
     original = copy.deepcopy(unwrapped(model)).eval()
+    folded = _folded(original)
     batches = [example_input] if calibration is None else list(calibration)
     if not batches:
         raise ValueError("calibration: expected at least one batch, got none")
-    inspection = inspect_model(original, example_input)
+    inspection = inspect_model(folded, example_input)
     if evaluate is None:
         evaluate = Divergence(original, batches)
     loss = checked(evaluate, original)
     if not math.isfinite(loss):
         raise ValueError(f"evaluate: expected a finite loss of the original, got {loss}")
     fits = Fits(cache, seed)
-    profiled = profile(original, example_input, seconds=seconds)
-    whole = profiled.seconds
-    layers = search(original, inspection.places, methods, batches, evaluate, loss, fits, seconds, profiled)
-    planner = Planner(original, example_input, layers, batches, evaluate, loss, seconds, seed)
+    profiled = profile(folded, example_input, seconds=seconds)
+    whole, now = profiled.seconds, profiled.seconds
+    if folded is not original:
+        whole, now = timed_together([original, folded], example_input, seconds)
+    layers = search(folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, profiled)
+    planner = Planner(
+        original, whole, folded, now, example_input, layers, batches, evaluate, loss, seconds, seed
+    )
     if target_speedup is not None:
-        built = planner.for_speedup(target_speedup, whole)
+        built = planner.for_speedup(target_speedup)
     else:
-        built = planner.for_loss(max_loss_increase, whole)
+        built = planner.for_loss(max_loss_increase)
     if built is not None and built.attempt.speedup < 1 / (1 - MARGIN):
         built = None
     notes = [*_shortfall(built, target_speedup), *_other_layout(original, example_input, seconds)]
@@ -129,7 +136,7 @@ def compress(
         before=before,
         after=after,
         attempts=tuple(each.attempt for each in planner.tried),
-        front=tuple(_front(layers, whole)),
+        front=tuple(_front(layers, now)),
         notes=tuple(notes),
         environment=environment(),
     )
@@ -226,6 +233,18 @@ def _layer_report(layer: Layer, index: int, built: Built | None) -> LayerReport:
         chosen=None if chosen is None else chosen.title,
         error=None if chosen is None else built.errors[layer.place.name],
     )
+
+
+def _folded(original: nn.Module) -> nn.Module:
+    """A copy with batch norms folded; the model itself where there are none, or torch.fx cannot find them."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in original.modules()):
+        return original
+    try:
+        folded = fold_batch_norm(original)
+    except UntraceableError:
+        return original
+    some_folded = sum(1 for _ in folded.buffers()) < sum(1 for _ in original.buffers())
+    return folded if some_folded else original
 
 
 def _front(layers: Sequence[Layer], whole: float) -> list[Option]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cnnkern.compression.running import call
+from cnnkern.distillation import distillation_loss
 from cnnkern.nn import CPConv2d
 
 # In the order of alternating training.
@@ -58,8 +59,8 @@ class Distill:
         steps: how many batches in all.
         learning_rate: its peak, on a one-cycle schedule of SGD with momentum; that of the factors of a CP
             layer is divided by what makes their steps longer (`factor_rates`).
-        loss: (model's output, original's output, labels) -> scalar. `cnnkern.distillation.distillation_loss`,
-            for logits (N, classes), if None.
+        loss: (model's output, original's output, labels) -> scalar. `cnnkern.distillation.distillation_loss`
+            is for logits (N, classes).
 
     Gradients are clipped. Training ends early where the loss is not finite any more.
     """
@@ -70,14 +71,12 @@ class Distill:
         *,
         steps: int,
         learning_rate: float = 0.02,
-        loss: Loss | None = None,
+        loss: Loss = distillation_loss,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps!r}")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}")
-        if loss is None:
-            from cnnkern.distillation import distillation_loss as loss
         self.batches, self.steps, self.learning_rate, self.loss = batches, steps, learning_rate, loss
 
     def __call__(self, model: nn.Module, original: nn.Module) -> None:

@@ -41,11 +41,16 @@ class Planner:
     """Builds and measures plans for one model.
 
     Attributes:
-        model: the original, in which `layers` were searched. example: what is timed.
+        baseline: the original, which plans are measured beside; `whole` is the seconds of one run of it.
+        model: it with its batch norms folded, or itself, in which `layers` were searched; `folded` is its
+            seconds. example: what is timed.
         loss: of the original. seconds: of timing for each plan.
     """
 
+    baseline: nn.Module
+    whole: float
     model: nn.Module
+    folded: float
     example: Any
     layers: Sequence[Layer]
     batches: Sequence[Any]
@@ -55,33 +60,33 @@ class Planner:
     seed: int
     tried: list[Built] = field(default_factory=list)
 
-    def for_speedup(self, target: float, whole: float) -> Built | None:
+    def for_speedup(self, target: float) -> Built | None:
         """The least loss at `target` times the speed; the fastest that was found, where none is so fast.
 
-        `whole` is the seconds of the original. The time saved in the network is what the layers save alone,
+        The time saved in the network is what the layers save alone,
         times a factor that each measurement corrects.
         """
         options = [layer.options for layer in self.layers]
         own = sum(layer.in_network for layer in self.layers)
-        wanted, factor = whole * (1 - 1 / target), 1.0
+        wanted, factor = max(0.0, self.folded - self.whole / target), 1.0
         for _ in range(MOST_ATTEMPTS):
             plan = least_loss(options, max(0.0, own - wanted / factor))
             if plan is None:
                 plan = [min(range(len(each)), key=lambda i, each=each: each[i].seconds) for each in options]
-            if not self._build(plan, whole, factor):
+            if not self._build(plan, factor):
                 break
             attempt = self.tried[-1].attempt
             if target <= attempt.speedup <= target * (1 + CLOSE):
                 break
             saved = own - total(options, plan).seconds
-            gained = whole * (1 - 1 / attempt.speedup)
+            gained = self.folded - self.whole / attempt.speedup
             factor *= _bounded(gained / (saved * factor)) if saved and gained > 0 else 1 / MOST_REPAIR
         enough = [built for built in self.tried if built.attempt.speedup >= target]
         if enough:
             return min(enough, key=lambda built: built.attempt.loss)
         return max(self.tried, key=lambda built: built.attempt.speedup, default=None)
 
-    def for_loss(self, most: float, whole: float) -> Built | None:
+    def for_loss(self, most: float) -> Built | None:
         """The fastest network that loses `most` more than the original at most; None where none does.
 
         The loss of a plan is the sum of its layers' losses alone, times a factor that measurements correct.
@@ -90,7 +95,7 @@ class Planner:
         factor = 1.0
         for _ in range(MOST_ATTEMPTS):
             plan = least_seconds(options, most / factor)
-            if plan is None or not self._build(plan, whole, loss_factor=factor):
+            if plan is None or not self._build(plan, loss_factor=factor):
                 break
             lost = self.tried[-1].attempt.loss - self.loss
             if most * (1 - CLOSE) <= lost <= most:
@@ -100,20 +105,20 @@ class Planner:
         enough = [built for built in self.tried if built.attempt.loss - self.loss <= most]
         return max(enough, key=lambda built: built.attempt.speedup, default=None)
 
-    def _build(
-        self, plan: list[int], whole: float, time_factor: float = 1.0, loss_factor: float = 1.0
-    ) -> bool:
-        """Build and measure a plan; False for one that was measured already."""
-        if any(built.plan == plan for built in self.tried) or not any(plan):
+    def _build(self, plan: list[int], time_factor: float = 1.0, loss_factor: float = 1.0) -> bool:
+        """Build and measure a plan; False for one that was measured already, or changes nothing."""
+        if any(built.plan == plan for built in self.tried):
+            return False
+        if not any(plan) and self.model is self.baseline:
             return False
         model, errors = self._network(plan)
         loss = checked(self.evaluate, model)
         options = [layer.options for layer in self.layers]
         own = sum(layer.in_network for layer in self.layers)
         estimate = total(options, plan)
-        before, after = timed_together([self.model, model], self.example, self.seconds)
+        before, after = timed_together([self.baseline, model], self.example, self.seconds)
         attempt = Attempt(
-            predicted_seconds=before * (1 - (own - estimate.seconds) * time_factor / whole),
+            predicted_seconds=before * (self.folded - (own - estimate.seconds) * time_factor) / self.whole,
             seconds=after,
             baseline_seconds=before,
             predicted_loss=self.loss + estimate.loss * loss_factor,

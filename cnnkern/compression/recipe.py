@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.rewriting import names_of
-from cnnkern.nn import ColumnSparseConv2d, ConvolutionChain, CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn import (
+    ColumnSparseConv2d,
+    ConvolutionChain,
+    CPConv2d,
+    Im2colConv2d,
+    Int8Conv2d,
+    Int8Linear,
+    PerforatedConv2d,
+)
 from cnnkern.nn.convolution import arguments_of
 
-OURS = (CPConv2d, ColumnSparseConv2d, Im2colConv2d, PerforatedConv2d)
+OURS = (CPConv2d, ColumnSparseConv2d, Im2colConv2d, Int8Conv2d, Int8Linear, PerforatedConv2d)
+DTYPES = {"uint8": torch.uint8, "int8": torch.int8}  # that are arguments
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (*OURS, ConvolutionChain, nn.Conv2d, nn.Linear, nn.Identity)
 }
@@ -45,7 +54,8 @@ class Unfit(ValueError):
 def describe(model: nn.Module) -> Modules:
     """By name: {"layer": type, "arguments": {...}}, or {"same_as": name} for a module that has several.
 
-    An argument that is a tensor becomes {"tensor": name}, its name in the layer's own state.
+    An argument that is a tensor becomes {"tensor": name}, its name in the layer's own state, and a dtype
+    {"dtype": name}.
 
     Raises:
         ValueError: a layer that cannot be described yet.
@@ -143,6 +153,8 @@ def _parameters(kind: type[nn.Module]) -> set[str]:
 def _encoded(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -151,6 +163,8 @@ def _decoded(layer: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tuple(value)
     if not isinstance(value, dict):
         return value
+    if set(value) == {"dtype"} and value["dtype"] in DTYPES:
+        return DTYPES[value["dtype"]]
     name = value.get("tensor")
     whole = f"{layer}.{name}" if layer else name
     if whole not in tensors:

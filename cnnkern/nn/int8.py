@@ -24,6 +24,8 @@ NUMBERS = ("x_scale", "x_zero_point", "out_scale", "out_zero_point")
 class Int8Layer(nn.Module):
     """Base of the int8 layers, besides what else they are."""
 
+    # see Convolution2d
+    own_arguments = (*NUMBERS, "activation", "x_dtype")
     # buffers that, when they change, change the packed form
     packed_buffers = ("weight", "weight_scale", *NUMBERS)
 
@@ -67,8 +69,9 @@ class Int8Layer(nn.Module):
 
     def numbers(self) -> Numbers:
         """x_scale, x_zero_point, out_scale and out_zero_point as Python has them."""
-        if not torch.compiler.is_compiling() and not self.x_scale.is_meta:
-            kept = (self._buffers[name] for name in NUMBERS)
+        kept = [self._buffers[name] for name in NUMBERS]
+        # while a state is loaded into a layer on the meta device, some of them are there still
+        if not torch.compiler.is_compiling() and not any(n is not None and n.is_meta for n in kept):
             self.__dict__["_numbers"] = tuple(None if number is None else number.item() for number in kept)
         return self._numbers
 

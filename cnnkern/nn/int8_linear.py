@@ -47,6 +47,12 @@ class Int8Linear(Int8Layer):
         numbers = x_scale, x_zero_point, out_scale, out_zero_point
         self._add_integers((out_features, in_features), bias, device, numbers, activation, x_dtype)
 
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What the constructor takes, the device aside, to make another layer of this structure."""
+        shape = {name: getattr(self, name) for name in ("in_features", "out_features")}
+        own = {name: getattr(self, name) for name in self.own_arguments}
+        return {**shape, "bias": self.bias is not None, **own}
+
     @classmethod
     def from_linear(
         cls,

@@ -228,6 +228,18 @@ def test_a_compressed_model_is_saved_and_loaded(tmp_path: Path):
         assert torch.equal(cnnkern.load(tmp_path / "model", chain())(X), faster(X))
 
 
+@pytest.mark.usefixtures("scripted")
+def test_batch_norms_are_folded_where_that_is_exact():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()).eval()
+    nn.init.uniform_(model[1].running_var, 0.5, 2)
+    faster, report = compress(model, max_loss_increase=0.0, methods=())
+    assert isinstance(faster[1], nn.Identity)
+    assert report.changed
+    with torch.no_grad():
+        torch.testing.assert_close(faster(X), model(X))
+
+
 def test_with_real_clocks_a_smaller_network_comes_out():
     faster, report = cnnkern.compress(
         chain(), X, max_loss_increase=10.0, methods=("column_sparse",), seconds=1e-3

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import cnnkern
 from cnnkern import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
-from cnnkern.nn import ConvolutionChain
+from cnnkern.nn import ConvolutionChain, Int8Conv2d, Int8Linear
 from tests.compression.nets import Branches, chain
 from tests.nn.layers import ARGUMENTS, LAYERS, Layer, build, image
 
@@ -96,6 +96,22 @@ def test_a_folded_batch_norm_comes_back(tmp_path: Path):
     cnnkern.save(folded, tmp_path / "model")
     with torch.no_grad():
         assert torch.equal(cnnkern.load(tmp_path / "model", model)(X), folded(X))
+
+
+@pytest.mark.parametrize("out_scale", [None, 0.25])
+@pytest.mark.parametrize("x_dtype", [torch.uint8, torch.int8])
+def test_int8_layers_come_back(tmp_path: Path, out_scale: float | None, x_dtype: torch.dtype):
+    numbers = {"x_scale": 0.1, "x_zero_point": 3, "out_scale": out_scale, "x_dtype": x_dtype}
+    conv, linear = nn.Conv2d(3, 4, 3, stride=2, bias=False).eval(), nn.Linear(20, 5).eval()
+    for plain, layer in (
+        (conv, Int8Conv2d.from_conv(conv, **numbers, activation="relu")),
+        (linear, Int8Linear.from_linear(linear, **numbers)),
+    ):
+        cnnkern.save(layer, tmp_path / "layer")
+        restored = cnnkern.load(tmp_path / "layer", plain)
+        assert repr(restored) == repr(layer)
+        with torch.no_grad():
+            assert torch.equal(restored(X), layer(X))
 
 
 def test_shared_modules_stay_shared_and_others_are_parted(tmp_path: Path):
