@@ -72,20 +72,22 @@ EMULATOR_UNSEEN void Block::observe(char* handle) {
   (void)handle;
 }
 
+EMULATOR_UNSEEN void Block::make_ready(unsigned thread) {
+  ready_[(first_ready_ + ready_count_++) % kMostThreads] = thread;
+}
+
 EMULATOR_UNSEEN Thread* Block::next() {
-  if (first_ready_ == ready_.size()) return nullptr;
-  if (random_) {  // mostly the one made ready last, so that some threads run far ahead of others
-    random_ ^= random_ << 13, random_ ^= random_ >> 7, random_ ^= random_ << 17;
-    const size_t waiting = ready_.size() - first_ready_;
-    const size_t chosen = random_ % 16 ? waiting - 1 : (random_ >> 20) % waiting;
-    std::swap(ready_[first_ready_ + chosen], ready_.back());
-    Thread* const thread = &threads_[ready_.back()];
-    ready_.pop_back();
-    return thread;
-  }
-  Thread* const thread = &threads_[ready_[first_ready_++]];
-  if (first_ready_ == ready_.size()) ready_.clear(), first_ready_ = 0;
-  return thread;
+  if (!ready_count_) return nullptr;
+  --ready_count_;
+  if (!random_) return &threads_[ready_[first_ready_++ % kMostThreads]];
+  // Mostly the one made ready last, so that some threads run far ahead of others.
+  random_ ^= random_ << 13, random_ ^= random_ >> 7, random_ ^= random_ << 17;
+  const unsigned last = (first_ready_ + ready_count_) % kMostThreads;
+  if (random_ % 16) return &threads_[ready_[last]];
+  const unsigned chosen = (first_ready_ + (random_ >> 20) % (ready_count_ + 1)) % kMostThreads;
+  const unsigned thread = ready_[chosen];
+  ready_[chosen] = ready_[last];
+  return &threads_[thread];
 }
 
 EMULATOR_UNSEEN void Block::wait() {
@@ -169,8 +171,7 @@ EMULATOR_UNSEEN void Block::prepare_shared_memory(size_t bytes) {
 
 EMULATOR_UNSEEN void Block::prepare_threads(dim3 size) {
   renew(stacks_, kMostThreads * kStackBytes);
-  ready_.clear();
-  first_ready_ = 0;
+  first_ready_ = ready_count_ = 0;
   for (Warp& warp : warps_) warp.arrived = warp.epoch = 0;
   for (unsigned i = 0; i < count_; ++i) {
     Thread& thread = threads_[i];

@@ -102,7 +102,7 @@ class Block {
   void prepare_threads(dim3 size);
   void prepare_shared_memory(size_t bytes);
   void switch_to(Fiber& to, bool ends = false);
-  void make_ready(unsigned thread) { ready_.push_back(thread); }
+  void make_ready(unsigned thread);
   Thread* next();
   void wait();      // gives way until somebody makes this thread ready
   void give_way();  // in a shuffled schedule, whoever arrives last need not go on first
@@ -118,8 +118,9 @@ class Block {
   size_t shared_bytes_ = 0;
   Fiber program_;
   Thread* current_ = nullptr;
-  std::vector<unsigned> ready_;
-  size_t first_ready_ = 0;
+  // A ring; each thread is in it at most once. No container, whose functions ThreadSanitizer would look into.
+  unsigned ready_[kMostThreads];
+  unsigned first_ready_ = 0, ready_count_ = 0;
   uint64_t random_ = 0;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
