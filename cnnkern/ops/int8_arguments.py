@@ -14,6 +14,7 @@ from cnnkern.ops.arguments import check_bias, check_not_empty, shape_of, up_to_p
 from cnnkern.ops.dispatch import register_autocast, register_without_gradient
 
 ACTIVATION_DTYPES = (torch.uint8, torch.int8)
+DEVICES = ("cpu", "meta")
 
 # No sum of more products is taken: an activation differs from its zero point by at most 255, a weight from
 # zero by at most 128, and so much of them cannot leave int32.

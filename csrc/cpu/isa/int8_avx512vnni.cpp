@@ -37,12 +37,23 @@ struct Vec {
   static INLINE Reg broadcast_integer(int32_t value) { return _mm512_set1_epi32(value); }
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_epi32(a, b); }
   static INLINE Reg subtract(Reg a, Reg b) { return _mm512_sub_epi32(a, b); }
+#if defined(CNNKERN_SIMDE)  // which has no such conversions
+  template <class T>
+  static INLINE Reg widened(const T* p) {
+    int32_t all[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) all[i] = p[i];
+    return _mm512_loadu_si512(all);
+  }
+  static INLINE Reg widen(const uint8_t* p) { return widened(p); }
+  static INLINE Reg widen_signed(const int8_t* p) { return widened(p); }
+#else
   static INLINE Reg widen(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static INLINE Reg widen_signed(const int8_t* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+#endif
   // Products of numbers of 16 bits at most.
   static INLINE Reg multiply_add(Reg a, Reg b, Reg sum) { return add(sum, _mm512_madd_epi16(a, b)); }
 
@@ -73,7 +84,9 @@ struct Vec {
   static INLINE void store(int32_t* p, Reg v, int64_t lanes) { store_some(p, v, lanes); }
   static INLINE void store(float* p, Float v, int64_t lanes) { store_some(p, v, lanes); }
   static INLINE void store(uint8_t* p, Reg v, int64_t lanes) {
-    store_some(p, _mm512_cvtepi32_epi8(v), lanes);
+    int32_t all[kLanes];
+    __builtin_memcpy(all, &v, sizeof all);
+    for (int64_t i = 0; i < kLanes && i < lanes; ++i) p[i] = static_cast<uint8_t>(all[i]);
   }
 #else
   static INLINE __mmask16 mask(int64_t lanes) {
