@@ -20,6 +20,9 @@ SANITIZED = {
 }
 
 
+SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
+
+
 def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iterator[str]:
     """What the driver reads."""
     for case in cases:
@@ -35,7 +38,7 @@ def drive(driver: Path, given: Iterator[str], **environment: str) -> subprocess.
     return subprocess.run(
         [driver],
         input="\n".join(given),
-        env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1", **environment},
+        env={**os.environ, "TSAN_OPTIONS": f"halt_on_error=1 suppressions={SUPPRESSIONS}", **environment},
         capture_output=True,
         text=True,
         timeout=300,
