@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-from bench import contests, overhead
+from bench import contests, int8, overhead
 from bench.contests import Contest
 from bench.layers import BATCHES, LAYERS, Layer, Workload
 from bench.results import Results, Row, Run, environment
@@ -17,7 +17,7 @@ from bench.timing import interleave, thread_count
 from bench.training_memory import training_memory
 from cnnkern import _C
 
-SUITES = ("forward", "column_sparse", "perforated", "training", "overhead")
+SUITES = ("forward", "column_sparse", "perforated", "training", "int8", "overhead")
 PEAK_SECONDS = 5e-3  # of every round
 BANDWIDTH_SECONDS = 0.2  # of every run
 BUSY = 0.5  # load average: half a core is somebody else's
@@ -32,6 +32,7 @@ class Settings:
     suites: tuple[str, ...] = SUITES
     layers: tuple[Layer, ...] = LAYERS
     batches: tuple[int, ...] = BATCHES
+    gemms: tuple[tuple[int, int, int], ...] = int8.SIZES
     threads: tuple[int, ...] = tuple(sorted({1, torch.get_num_threads()}))
     runs: int = 3
     seconds: float = 2.0
@@ -40,6 +41,8 @@ class Settings:
     def steps(self) -> int:
         """How often `compare` calls `advance`."""
         steps = self.runs * len(self.threads) * len(self.layers) if "forward" in self.suites else 0
+        if "int8" in self.suites:
+            steps += self.runs * len(self.threads) * len(self.layers)
         if "column_sparse" in self.suites:
             steps += self.runs * len(self.layers)
         if "training" in self.suites:
@@ -79,6 +82,10 @@ def compare(settings: Settings, advance: Advance) -> Results:
             rows += _training(settings, everybody, advance)
         if "overhead" in settings.suites:
             rows += _overhead(settings, everybody)
+    if "int8" in settings.suites:
+        for threads in settings.threads:
+            with thread_count(threads):
+                rows += _int8(settings, threads, advance)
     if "perforated" in settings.suites:
         for threads in settings.threads:
             with thread_count(threads):
@@ -101,6 +108,33 @@ def _forward(settings: Settings, threads: int, advance: Advance) -> list[Row]:
     with OnnxRuntime() if threads == 1 else nullcontext() as rival:
         found = _race(settings, settings.layers, threads, enter, advance)
     return [Row.of(work, threads, runs) for work, runs in found.items()]
+
+
+def _int8(settings: Settings, threads: int, advance: Advance) -> list[Row]:
+    """Convolutions, beside which our float32 ones run, then matrix products; ONNX Runtime joins the former on
+    one thread."""
+
+    def enter(layer: Layer, batch: int) -> list[Contest]:
+        entered = int8.convolutions(layer, batch)
+        if rival is not None:
+            entered[1].contenders.append(rival.quantized_contender(entered[1].layer, entered[1].x))
+        return entered
+
+    with OnnxRuntime() if threads == 1 else nullcontext() as rival:
+        found = _race(settings, settings.layers, threads, enter, advance)
+    rows = [(work, runs) for work, runs in found.items() if work.suite != "dense"]
+    return [Row.of(work, threads, runs) for work, runs in rows] + [
+        _int8_gemm(settings, threads, size) for size in settings.gemms
+    ]
+
+
+def _int8_gemm(settings: Settings, threads: int, size: tuple[int, int, int]) -> Row:
+    contest, runs = int8.gemm(*size), []
+    contest.check()
+    bandwidth = _C.memory_bandwidth(threads, BANDWIDTH_SECONDS)
+    for _ in range(settings.runs):
+        runs += _timed([contest], settings, threads, bandwidth)
+    return Row.of(contest.work, threads, runs)
 
 
 def _column_sparse(settings: Settings, threads: int, advance: Advance) -> list[Row]:
@@ -180,6 +214,7 @@ def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: 
         elif contest.work.density is not None:
             run = Run(dense.as_rivals() | own, peak, bandwidth, over_own_dense=contest.work.over_own_dense)
         elif dense is not None:
-            own_dense = dense.best("cnnkern") if contest.work.rate is not None else None
+            asks = contest.work.rate is not None or contest.work.suite == "int8"
+            own_dense = dense.best("cnnkern") if asks else None
             run = Run(own, peak, bandwidth, dense.best("torch"), own_dense)
         yield run

@@ -6,6 +6,8 @@ compulsory traffic of one call: input, weights and output once each, float32.
 
 from dataclasses import dataclass
 
+from cnnkern.compression.cost import ConvolutionCost
+
 FLOAT32_BYTES = 4
 
 
@@ -34,15 +36,15 @@ class Layer:
             for size, taps in zip((self.H, self.W), self.kernel, strict=True)
         )
 
+    def cost(self, batch: int) -> ConvolutionCost:
+        size = self.H, self.W
+        return ConvolutionCost(batch, self.C, self.K, self.kernel, size, self.output_size)
+
     def dense_flops(self, batch: int) -> int:
-        (kH, kW), (oH, oW) = self.kernel, self.output_size
-        return 2 * batch * self.K * self.C * kH * kW * oH * oW
+        return self.cost(batch).dense_flops
 
     def cp_flops(self, batch: int, rank: int) -> int:
-        """Of the four convolutions in their order: 1x1, kHx1 depthwise, 1xkW depthwise, 1x1."""
-        (kH, kW), (oH, oW) = self.kernel, self.output_size
-        per_rank = self.C * self.H * self.W + kH * oH * self.W + kW * oH * oW + self.K * oH * oW
-        return 2 * batch * rank * per_rank
+        return self.cost(batch).cp_flops(rank)
 
     @property
     def columns(self) -> int:
@@ -54,8 +56,7 @@ class Layer:
         return max(1, round(density * self.columns))
 
     def column_sparse_flops(self, batch: int, density: float) -> int:
-        oH, oW = self.output_size
-        return 2 * batch * self.K * self.kept_columns(density) * oH * oW
+        return self.cost(batch).column_sparse_flops(self.kept_columns(density))
 
     def column_sparse_bytes(self, batch: int, density: float) -> int:
         """Of the whole input, of which little may be read."""
@@ -132,6 +133,20 @@ def column_sparse_work(layer: Layer, density: float, batch: int) -> Workload:
     cost = layer.column_sparse_flops(batch, density), layer.column_sparse_bytes(batch, density)
     suite, many = f"column_sparse {density:g}", layer.columns >= MANY_COLUMNS
     return Workload(suite, layer.name, None, batch, *cost, layer.dense_flops(batch), None, density, many)
+
+
+def int8_work(layer: Layer, batch: int) -> Workload:
+    """Operations are counted as FLOPs are; a byte for every element, four for those of the bias."""
+    flops = layer.dense_flops(batch)
+    size = layer.dense_bytes(batch) // FLOAT32_BYTES + (FLOAT32_BYTES - 1) * layer.K
+    return Workload("int8", layer.name, None, batch, flops, size, flops)
+
+
+def int8_gemm_work(m: int, n: int, k: int) -> Workload:
+    """(m, k) times (k, n), and a bias."""
+    flops = 2 * m * n * k
+    size = m * k + k * n + m * n + FLOAT32_BYTES * n
+    return Workload("int8 gemm", f"{m} x {n} x {k}", None, 1, flops, size, flops)
 
 
 def im2col_work(layer: Layer, batch: int) -> Workload:

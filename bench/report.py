@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench import overhead
 from bench.layers import DENSITIES
-from bench.results import Results, Row, Summary, maker, summarize
+from bench.results import Results, Row, Summary, least, summarize
 
 REPORT_WIDTH = 130  # what the widest table needs
 
@@ -22,8 +22,9 @@ layout against ONNX Runtime and against torch's dense layer; own: against our ow
 arithmetic alone would give there.
 %: share of the FMA rate measured beside it. GFLOP/s and GB/s (compulsory traffic): our faster layout.
 extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout;
-needed: output and gradients, which every step holds. Column-sparse, /p: times faster than our dense layer
-in the same layout, over what arithmetic alone would give; for layers with 512 columns or more."""
+needed: output and gradients, which every step holds; beyond: what ours holds besides them, in percent of
+what torch does. Column-sparse, /p: times faster than our dense layer in the same layout, over what
+arithmetic alone would give; for layers with 512 columns or more."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def _share(heading: str, who: str) -> Column:
 
 def _torch(row: Row) -> str:
     name = row.best("torch")
-    return f"{_three_digits(row.contenders[name].seconds * 1e3)} {LAYOUTS[name.split('/')[1]]}"
+    how = name.split("/")[1]
+    return f"{_three_digits(row.contenders[name].seconds * 1e3)} {LAYOUTS.get(how, how)}"
 
 
 def _flops_ratio(row: Row) -> str:
@@ -120,11 +122,17 @@ def _flops_ratio(row: Row) -> str:
 
 
 def _megabytes(heading: str, who: str) -> Column:
-    def cell(row: Row) -> str:
-        sizes = [size for name, size in row.extra_bytes.items() if maker(name) == who]
-        return f"{min(sizes) / 1e6:.1f}" if sizes else ""
+    return Column(heading, lambda row: f"{least(row.extra_bytes, who) / 1e6:.1f}" if row.extra_bytes else "")
 
-    return Column(heading, cell)
+
+def _needed(row: Row) -> float:
+    """Bytes of the output and of the gradients of a training step."""
+    return row.work.bytes / 2
+
+
+def _beyond(row: Row) -> str:
+    torch, ours = (least(row.extra_bytes, who) - _needed(row) for who in ("torch", "cnnkern"))
+    return f"{100 * max(0.0, ours) / torch:.0f}" if torch > 0 else ""
 
 
 LAYER = Column("", lambda row: row.work.title)
@@ -149,8 +157,9 @@ RATES = [
 MEMORY = [
     _megabytes("torch\nextra MB", "torch"),
     _megabytes("ours\nextra MB", "cnnkern"),
-    Column("needed\nMB", lambda row: f"{row.work.bytes / 2 / 1e6:.1f}"),
+    Column("needed\nMB", lambda row: f"{_needed(row) / 1e6:.1f}"),
     _ratio("less\nx", "extra_memory"),
+    Column("beyond\n%", _beyond),
 ]
 COLUMN_SPARSE = [
     *TIMES[:3],
@@ -161,6 +170,13 @@ COLUMN_SPARSE = [
     _ratio("NCHW\n/p", "in_proportion_contiguous"),
     _ratio("NHWC\n/p", "in_proportion_channels_last"),
     _share("ours\n%", "cnnkern"),
+]
+INT8_GEMM = [
+    LAYER,
+    Column("torch\nms", _torch),
+    _seconds("ours\nms", "cnnkern/contiguous"),
+    _ratio("ours\nx", "best"),
+    *RATES,
 ]
 OVERHEAD = [
     LAYER,
@@ -176,5 +192,7 @@ SUITES = {
     "training": ("CP forward and backward, against four stock convolutions under autograd", TIMES + MEMORY),
     "perforated": ("Perforated, irregular masks: PerforatedConv2d against indexing and products", TIMES),
     "perforated grid": ("Perforated, every second row and column, against a strided convolution", TIMES),
+    "int8": ("int8: Int8Conv2d against torch's quantized engines; own: our float32 layer", TIMES),
+    "int8 gemm": ("int8: Int8Linear, m x n x k, against torch's quantized engines", INT8_GEMM),
     "overhead": ("What a call costs: 8 to 8 channels, 3x3 on 8x8", OVERHEAD),
 }

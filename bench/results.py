@@ -116,7 +116,7 @@ class Row:
         peak = _median(run.peak_gflops for run in runs)
         ratios = {key: median(run.ratios()[key] for run in runs) for key in runs[0].ratios()}
         if extra_bytes:
-            ratios["extra_memory"] = _least(extra_bytes, "torch") / _least(extra_bytes, "cnnkern")
+            ratios["extra_memory"] = least(extra_bytes, "torch") / least(extra_bytes, "cnnkern")
         return cls(
             work=work,
             threads=threads,
@@ -230,5 +230,6 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(present) if present else None
 
 
-def _least(extra_bytes: dict[str, int], who: str) -> int:
+def least(extra_bytes: dict[str, int], who: str) -> int:
+    """Of the leaner layout of `who`."""
     return min(size for name, size in extra_bytes.items() if maker(name) == who)

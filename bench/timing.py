@@ -1,22 +1,26 @@
-"""Honest timing: contenders that were shown to be right, interleaved in one run, median and spread.
+"""Contenders that were shown to be right; `cnnkern.compression.timing` lets them take turns."""
 
-Contenders take turns in bursts of a few milliseconds, in an order that is shuffled every round, so that a
-slow second of a shared machine hits all of them. The machine's ceiling is sampled in the same rounds.
-"""
-
-import gc
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import median
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-BURST_SECONDS = 2e-3
+from cnnkern.compression.timing import BURST_SECONDS, Timing, interleave, thread_count
+
+__all__ = [
+    "BURST_SECONDS",
+    "Call",
+    "Contender",
+    "Timing",
+    "WrongResult",
+    "check",
+    "end_to_end",
+    "interleave",
+    "thread_count",
+]
 
 
 class Contender(Protocol):
@@ -52,20 +56,6 @@ def end_to_end(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds per call: the median over rounds, and the median absolute deviation from it."""
-
-    median: float
-    deviation: float
-    rounds: int
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> "Timing":
-        middle = median(samples)
-        return cls(middle, median(abs(sample - middle) for sample in samples), len(samples))
-
-
 class WrongResult(AssertionError):
     """A contender computes something else than the reference: its time means nothing."""
 
@@ -79,59 +69,3 @@ def check(contender: Contender, expected: Tensor, bound: Tensor) -> None:
     if not (error <= bound).all():  # NaN fails too
         worst = (error / bound).max().item()
         raise WrongResult(f"{contender.name}: wrong by up to {worst:.3g} times the rounding that is allowed")
-
-
-def interleave(
-    contenders: Sequence[Contender],
-    *,
-    seconds: float,
-    min_rounds: int = 3,
-    beside: Callable[[], float] | None = None,
-) -> tuple[list[Timing], float | None]:
-    """Time `contenders` in turns for about `seconds`, and at least `min_rounds` rounds.
-
-    Returns their timings in order, and the median of `beside()`, which is sampled once a round.
-    """
-    calls = [_calls_per_burst(contender) for contender in contenders]
-    samples: list[list[float]] = [[] for _ in contenders]
-    ceilings = []
-    turns = list(range(len(contenders)))
-    shuffle = random.Random(0).shuffle
-    with _no_garbage_collection():
-        end = time.perf_counter() + seconds
-        while len(samples[0]) < min_rounds or time.perf_counter() < end:
-            shuffle(turns)
-            for turn in turns:
-                samples[turn].append(contenders[turn].burst(calls[turn]) / calls[turn])
-            if beside is not None:
-                ceilings.append(beside())
-    return [Timing.of(times) for times in samples], median(ceilings) if ceilings else None
-
-
-def _calls_per_burst(contender: Contender) -> int:
-    """Also the warm-up: the first call packs weights and builds primitives."""
-    seconds = contender.burst(1)
-    if seconds < 10 * BURST_SECONDS:
-        seconds = contender.burst(2) / 2
-    return max(1, round(BURST_SECONDS / seconds))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Run with `threads` threads of torch's pool, which is also ours."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

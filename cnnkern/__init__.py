@@ -27,23 +27,43 @@ except ImportError as error:
         name="cnnkern._ops",
     ) from error
 
-from cnnkern import decomposition, ops, perforation, pruning, reference
-from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
-from cnnkern.pruning.conversion import convert_with
+from cnnkern import decomposition, distillation, folding, ops, perforation, pruning, quantization, reference
+from cnnkern.compression import compress, load, profile, save
+from cnnkern.nn import (
+    ColumnSparseConv2d,
+    CPConv2d,
+    Im2colConv2d,
+    Int8Conv2d,
+    Int8Linear,
+    PerforatedConv2d,
+)
 
 __all__ = [
     "CPConv2d",
     "ColumnSparseConv2d",
     "Im2colConv2d",
+    "Int8Conv2d",
+    "Int8Linear",
     "PerforatedConv2d",
+    "compress",
     "decomposition",
+    "distillation",
+    "folding",
+    "load",
     "ops",
     "perforation",
+    "profile",
     "pruning",
+    "quantization",
     "reference",
+    "save",
 ]
 
-convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
+perforation.conversion.convert_with(PerforatedConv2d.from_conv)
+quantization.conversion.convert_with(
+    {torch.nn.Conv2d: Int8Conv2d.from_conv, torch.nn.Linear: Int8Linear.from_linear}
+)
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

@@ -1,36 +1,269 @@
-"""The command line: `python -m cnnkern info`, also installed as `cnnkern`."""
+"""The command line: `python -m cnnkern info | profile | compress`, also installed as `cnnkern`."""
 
 import argparse
+import importlib
 import json
+import pickle
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import cnnkern
+from cnnkern.compression.files import written_whole
+from cnnkern.compression.machine import cpu_name
+from cnnkern.compression.methods import METHODS
+from cnnkern.compression.running import call, in_format
+
+ERROR, NOTHING_GAINED = 1, 3  # exit statuses; 2 is argparse's, for wrong usage
+CALIBRATION = 32  # inputs of the data that layers are fitted to; the rest measures the loss
+
+EXAMPLES = """\
+examples:
+  python -m cnnkern info --json
+  python -m cnnkern profile torchvision.models:resnet18 --input-shape 1,3,224,224
+  python -m cnnkern compress mine.nets:net --weights net.safetensors --input-shape 16,3,64,64 \\
+      --data held_out.safetensors --target-speedup 2 --output faster.safetensors --report report
+
+A compressed file is read with cnnkern.load(path, model), or given to --weights again.
+Exit status: 0 done, 1 an error, 2 wrong usage, 3 compress found nothing to gain.
+The benchmarks are in the source tree: python -m bench."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process's exit status; errors go to stderr as one line."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"cnnkern: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return options.run(options) or 0
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        print(f"cnnkern: error: {' '.join(lines[:4])}", file=sys.stderr)
+        return ERROR
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, for those who run it and those who check what documents show."""
-    parser = argparse.ArgumentParser(prog="cnnkern", description=cnnkern.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="cnnkern",
+        description=cnnkern.__doc__.splitlines()[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"cnnkern {cnnkern.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = commands.add_parser("info", help="what was built, what this machine has, and how fast it can be")
     info.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     info.set_defaults(run=_info)
+    _add_profile(commands)
+    _add_compress(commands)
     return parser
+
+
+def _add_profile(commands: argparse._SubParsersAction) -> None:
+    text = "time, FLOPs and bytes of each layer of a model"
+    profile = commands.add_parser("profile", help=text, description=text)
+    _add_model(profile)
+    profile.add_argument("--report", type=Path, metavar="DIR", help="for profile.json and profile.svg")
+    profile.set_defaults(run=_profile)
+
+
+def _add_compress(commands: argparse._SubParsersAction) -> None:
+    text = "a faster model from a trained one, by measured time and measured loss"
+    compress = commands.add_parser("compress", help=text, description=text)
+    _add_model(compress)
+    asked = compress.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--target-speedup", type=float, metavar="X", help="times as fast as it is now")
+    asked.add_argument("--max-loss-increase", type=float, metavar="X", help="what it may lose, at most")
+    compress.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="tensors 'inputs' and, for a classifier, 'labels' (.safetensors, or .pt with tensors alone): "
+        f"the first {CALIBRATION} are what layers are fitted to, the others say what is lost: cross-entropy "
+        "with labels, else how far outputs are from the original's; random inputs without it",
+    )
+    compress.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="to choose from; default: all"
+    )
+    compress.add_argument(
+        "--output", type=Path, metavar="FILE", default=Path("compressed.safetensors"),
+        help="where the compressed model goes; default: %(default)s",
+    )  # fmt: skip
+    compress.add_argument("--cache", type=Path, metavar="DIR", help="keep finished fits there, and use them")
+    compress.add_argument("--seed", type=int, default=0, help="of fits; default: %(default)s")
+    compress.add_argument("--report", type=Path, metavar="DIR", help="for report.json and report.html")
+    compress.set_defaults(run=_compress)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.formatter_class, command.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    command.add_argument(
+        "model", metavar="PACKAGE.MODULE:FACTORY", help="a function without arguments that returns the model"
+    )
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE", help="state dict: .safetensors (of cnnkern.save too), or .pt"
+    )
+    command.add_argument(
+        "--input-shape", type=_shape, required=True, metavar="N,C,H,W", help="of what it is run on"
+    )
+    command.add_argument("--channels-last", action="store_true", help="memory format of both")
+    command.add_argument("--threads", type=_positive, metavar="T", help="default: those that torch takes")
+    command.add_argument("--seconds", type=float, default=1.0, help="of timing; default: %(default)s")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def _profile(options: argparse.Namespace) -> None:
+    model, example = _model_and_example(options)
+    profile = cnnkern.profile(model, example, seconds=options.seconds)
+    if options.report:
+        _write(options.report / "profile.json", profile.to_json())
+        profile.save_picture(options.report / "profile.svg")
+    print(profile.to_json() if options.json else profile)
+
+
+def _compress(options: argparse.Namespace) -> int:
+    model, example = _model_and_example(options)
+    calibration, evaluate = _data(options, model)
+    faster, report = cnnkern.compress(
+        model,
+        example,
+        target_speedup=options.target_speedup,
+        max_loss_increase=options.max_loss_increase,
+        calibration=calibration,
+        evaluate=evaluate,
+        methods=options.methods,
+        seed=options.seed,
+        cache=options.cache,
+        seconds=options.seconds,
+    )
+    if options.report:
+        _write(options.report / "report.json", report.to_json())
+        report.save_html(options.report / "report.html")
+    if report.changed:
+        cnnkern.save(faster, options.output)
+    if options.json:
+        print(report.to_json())
+    else:
+        print(report)
+        print(f"written to {options.output}" if report.changed else "nothing was written")
+    return 0 if report.changed else NOTHING_GAINED
+
+
+def _model_and_example(options: argparse.Namespace) -> tuple[nn.Module, Tensor]:
+    """The model in eval mode with its weights, and random inputs, both in the format that was asked for."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model = _with_weights(_made(options.model), options.weights).eval()
+    torch.manual_seed(0)
+    example = torch.randn(options.input_shape)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+        example = in_format(example, torch.channels_last)
+    return model, example
+
+
+def _made(text: str) -> nn.Module:
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise ValueError(f"model: expected PACKAGE.MODULE:FACTORY, got {text!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` has it
+    factory = importlib.import_module(module)
+    for part in name.split("."):
+        if not hasattr(factory, part):
+            raise ValueError(f"model: expected {part!r} in {module}, got none")
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise TypeError(f"model: expected a function, got {type(factory).__name__} {text!r}")
+    try:
+        model = factory()
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"model: {text} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected {text} to return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _with_weights(model: nn.Module, path: Path | None) -> nn.Module:
+    if path is None:
+        return model
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                saved_by_us = "cnnkern" in (file.metadata() or {})
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a safetensors file, got one that is not: {error}") from None
+        if saved_by_us:
+            return cnnkern.load(path, model)
+    model.load_state_dict(_tensors(path))
+    return model
+
+
+def _data(
+    options: argparse.Namespace, model: nn.Module
+) -> tuple[list[Tensor] | None, Callable[[nn.Module], float] | None]:
+    """Calibration and evaluation; None for what `compress` has to do by itself."""
+    if options.data is None:
+        return None, None
+    data = _tensors(options.data)
+    inputs, labels = data.get("inputs"), data.get("labels")
+    if inputs is None or inputs.shape[1:] != torch.Size(options.input_shape[1:]):
+        got = "none" if inputs is None else tuple(inputs.shape)
+        raise ValueError(
+            f"{options.data}: expected 'inputs' like --input-shape, any number of them, got {got}"
+        )
+    if options.channels_last:
+        inputs = in_format(inputs, torch.channels_last)
+    calibration = [inputs[:CALIBRATION]]
+    rest = inputs[CALIBRATION:] if len(inputs) > CALIBRATION else inputs
+    if labels is None:
+        return calibration, cnnkern.compression.Divergence(model, rest.split(CALIBRATION))
+    if labels.shape != inputs.shape[:1]:
+        raise ValueError(f"{options.data}: expected one label for each input, got {tuple(labels.shape)}")
+    batches = list(zip(rest.split(CALIBRATION), labels[-len(rest) :].split(CALIBRATION), strict=True))
+
+    def evaluate(model: nn.Module) -> float:
+        sums = [F.cross_entropy(call(model, x), y.long(), reduction="sum").item() for x, y in batches]
+        return sum(sums) / len(rest)
+
+    return calibration, evaluate
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; no code in it is run."""
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path}: expected tensors by name, got {str(error).splitlines()[0]}") from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: expected tensors by name, got {type(state).__name__}")
+    return dict(state)
+
+
+def _write(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -59,12 +292,13 @@ def gather() -> dict:
         "built_against_torch": build["torch"],
         "compiler": build["compiler"],
         "cxx_flags": build["cxx_flags"],
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_features": _C.cpu_features(),
         "isas": {
             "compiled": _C.compiled_isas(),
             "available": _C.available_isas(),
             "chosen": _C.current_isa(),
+            "int8": _C.int8_kernel(),
         },
         "cuda": {
             "built": build["cuda"],
@@ -78,18 +312,7 @@ def gather() -> dict:
     }
 
 
-def _cpu_name() -> str:
-    """The CPU's own name where the system tells it, else its architecture."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
-
-
 def _print_table(facts: dict) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     isas, cuda = facts["isas"], facts["cuda"]
@@ -105,6 +328,7 @@ def _print_table(facts: dict) -> None:
         ("ISAs compiled", ", ".join(isas["compiled"])),
         ("ISAs available", ", ".join(isas["available"])),
         ("ISA chosen", isas["chosen"]),
+        ("int8 kernel", isas["int8"]),
         ("CUDA", f"built with {cuda['toolkit']}" if cuda["built"] else f"not built: {cuda['reason']}"),
         ("GPU", cuda["device"] or "none that torch can use"),
         ("threads", str(facts["threads"])),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnnkern import CPConv2d
 from examples.datasets import Split
 from examples.fitting import fit_layers
-from examples.measuring import Time, best_times, check_layer, layer_inputs
+from examples.measuring import WHOLE, Time, best_times, check_layer, layer_inputs
 from examples.networks import SqueezeNet
 from examples.recipes import RECIPES
 from examples.replacing import approximation_error, parameter_count, replaced, stock_form
@@ -27,7 +27,6 @@ SQUEEZENET_LAYERS = tuple(f"fire{index}.expand3x3" for index in range(2, 10))
 SQUEEZENET_BATCHES = (1, 16)
 # SqueezeNet's ranks: those at which a CP layer has this many times fewer weights than the dense one.
 SQUEEZENET_SAVINGS = (8, 4, 2)
-WHOLE = "whole network"
 
 Step = Callable[..., AbstractContextManager[Callable[[float], None]]]
 """(name, units=1) opens a step of the demo: its progress bar names it, and counts it ``units`` times.

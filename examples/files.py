@@ -1,11 +1,10 @@
-"""Where the examples keep files, and how they write them: whole or not at all."""
+"""Where the examples keep files, and how they write results."""
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from cnnkern.compression.files import written_whole
 
 
 class Unavailable(RuntimeError):
@@ -18,23 +17,6 @@ def cache_directory() -> Path:
     # The XDG specification has relative paths ignored.
     root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     return root / "cnnkern"
-
-
-@contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it takes the name ``path`` only if the block succeeds.
-
-    A reader sees the old file or the complete new one. The parent folder is made if it is missing. The
-    temporary name keeps the suffix, for writers that choose a format by it.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
 
 
 def write_json(path: Path, document: dict) -> None:

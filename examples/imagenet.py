@@ -4,6 +4,8 @@ The weights are a pickle in ``ndf`` 0.1.4 (MIT). A pickle can run code when it i
 never code: it is read by an unpickler that builds numpy arrays and refuses everything else.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import os
@@ -13,15 +15,20 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from examples.files import Unavailable, cache_directory, written_whole
+from cnnkern.compression.files import written_whole
+from examples.files import Unavailable, cache_directory
 from examples.networks import SqueezeNet
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 IMAGE_SIZE = 227
 # Of blue, green and red on the scale 0..255; the channels are in this order.
@@ -111,15 +118,50 @@ def labelled_images() -> tuple[Tensor, Tensor]:
     """
     from PIL import Image
 
-    images, labels = [], []
+    pictures, labels = photos()
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    images = [preprocess(np.asarray(picture.resize(size, Image.BILINEAR))) for picture in pictures]
+    return torch.stack(images), torch.tensor(labels)
+
+
+def photos() -> tuple[list[PIL.Image.Image], list[int]]:
+    """The 20 images as RGB pictures of 512x512 pixels and more, and their classes.
+
+    Needs Pillow. Raises Unavailable if the images cannot be had.
+    """
+    from PIL import Image
+
+    pictures, labels = [], []
     with zipfile.ZipFile(_cached("foolbox.whl", _IMAGES_PACKAGE, lambda archive: archive)) as archive:
         for name in sorted(archive.namelist()):
             if name.startswith("foolbox/data/imagenet_") and name.endswith(".jpg"):
                 labels.append(int(Path(name).stem.rsplit("_", 1)[1]))
                 with archive.open(name) as file:
-                    picture = Image.open(file).convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.BILINEAR)
-                images.append(preprocess(np.asarray(picture)))
-    return torch.stack(images), torch.tensor(labels)
+                    pictures.append(Image.open(file).convert("RGB"))
+    return pictures, labels
+
+
+def crops(pictures: Sequence[PIL.Image.Image], count: int, generator: np.random.Generator) -> Tensor:
+    """Random crops as SqueezeNet expects them, of the pictures in turn: float32 (count, 3, 227, 227).
+
+    Each covers a third of its picture to all of it, at a ratio of the sides of 3:4 to 4:3, and half of them
+    are mirrored, as in the training of such networks.
+    """
+    from PIL import Image
+
+    size, cut = (IMAGE_SIZE, IMAGE_SIZE), []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        area, ratio = generator.uniform(1 / 3, 1), np.exp(generator.uniform(-1, 1) * np.log(4 / 3))
+        whole = picture.width * picture.height
+        width = min(picture.width, np.sqrt(area * whole * ratio))
+        height = min(picture.height, area * whole / width)
+        left = generator.uniform(0, picture.width - width)
+        top = generator.uniform(0, picture.height - height)
+        piece = picture.resize(size, Image.BILINEAR, box=(left, top, left + width, top + height))
+        pixels = np.asarray(piece)
+        cut.append(preprocess(pixels[:, ::-1] if generator.random() < 0.5 else pixels))
+    return torch.stack(cut)
 
 
 def preprocess(rgb: np.ndarray) -> Tensor:

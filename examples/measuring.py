@@ -1,7 +1,7 @@
 """Timing of what computes the same thing in several ways, each in the memory layout that suits it best."""
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from cnnkern import CPConv2d, reference
 
 Name = TypeVar("Name", bound=Hashable)
 MIN_ROUNDS = 5
+WHOLE = "whole network"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,31 @@ def best_times(modules: Mapping[Name, nn.Module], x: Tensor, seconds: float) -> 
         if name not in best or time.milliseconds < best[name].milliseconds:
             best[name] = time
     return best
+
+
+def network_times(
+    dense: nn.Module,
+    network: nn.Module,
+    names: Sequence[str],
+    x: Tensor,
+    seconds: float,
+    check: Callable[[nn.Module, Tensor], None],
+) -> dict[str, dict[str, Time]]:
+    """Times of the layers ``names`` of ``network`` on the maps that they get, and of the network on ``x``.
+
+    Each is {"dense": that of ``dense``, "cnnkern": its own}, and for a layer "stock": its stock form; the
+    network is under WHOLE. Before anything is timed, ``check(layer, maps)`` raises for a layer that is wrong.
+    """
+    maps = layer_inputs(network, list(names), x)
+    layers = {name: network.get_submodule(name) for name in names}
+    with torch.inference_mode():
+        for name, layer in layers.items():
+            check(layer, maps[name])
+    times = {}
+    for name, layer in layers.items():
+        modules = {"dense": dense.get_submodule(name), "stock": layer.to_stock(), "cnnkern": layer}
+        times[name] = best_times(modules, maps[name], seconds)
+    return times | {WHOLE: best_times({"dense": dense, "cnnkern": network}, x, seconds)}
 
 
 @torch.inference_mode()
@@ -69,7 +95,9 @@ def _layouts(module: nn.Module, x: Tensor) -> Iterator[Call]:
     yield Call("contiguous", lambda: module(x))
     # Not x.contiguous(...): with one channel that keeps strides which count as contiguous.
     x_last = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
-    moved = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    # A copy made in inference mode could not keep packed weights.
+    with torch.inference_mode(False):
+        moved = copy.deepcopy(module).to(memory_format=torch.channels_last)
     yield Call("channels_last", lambda: moved(x_last))
     if _is_stock_layer(module):
         yield Call("channels_last maps", lambda: module(x_last))

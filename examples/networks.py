@@ -1,4 +1,5 @@
-"""The networks of the examples: the one for Fashion-MNIST that all experiments share, and SqueezeNet 1.1."""
+"""The networks of the examples: three for Fashion-MNIST, the first of which all experiments share, and
+SqueezeNet 1.1."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -32,6 +33,59 @@ def trained_fashion_net(path: Path = CHECKPOINT) -> nn.Sequential:
     network = fashion_net()
     network.load_state_dict(load_file(path))
     return network.eval()
+
+
+class DepthwiseBlock(nn.Module):
+    """MobileNet's block (Howard et al. 2017): 3x3 depthwise, then 1x1, batch norm and ReLU after each.
+
+    Where the shape stays, the input is added before the last ReLU.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding=1, groups=inputs, bias=False)
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.pointwise(self.relu(self.norm1(self.depthwise(x)))))
+        return self.relu(y + x if self.adds else y)
+
+
+def depthwise_net() -> nn.Sequential:
+    """A MobileNet for Fashion-MNIST: a 3x3 convolution 1->32, six depthwise-separable blocks up to 256
+    channels, global average, one linear layer; untrained. Input (N, 1, 28, 28), output logits (N, 10)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv"] = nn.Conv2d(1, 32, 3, padding=1, bias=False)
+    layers["norm"] = nn.BatchNorm2d(32)
+    layers["relu"] = nn.ReLU(inplace=True)
+    for index, width in enumerate((64, 128, 256), start=1):
+        layers[f"reduce{index}"] = DepthwiseBlock(width // 2, width, stride=2)
+        layers[f"keep{index}"] = DepthwiseBlock(width, width)
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["linear"] = nn.Linear(256, 10)
+    return nn.Sequential(layers)
+
+
+def lenet() -> nn.Sequential:
+    """LeNet in the form that pruning papers use: two 5x5 convolutions with 2x2 max pooling behind each, and
+    two linear layers; untrained.
+
+    ``conv1`` (1->20) and ``conv2`` (20->50) do not pad. Input (N, 1, 28, 28), output logits (N, 10).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (inputs, outputs) in enumerate(((1, 20), (20, 50)), start=1):
+        layers[f"conv{index}"] = nn.Conv2d(inputs, outputs, 5)
+        layers[f"pool{index}"] = nn.MaxPool2d(2)
+    layers["flatten"] = nn.Flatten()
+    layers["linear1"] = nn.Linear(50 * 4 * 4, 500)
+    layers["relu"] = nn.ReLU(inplace=True)
+    layers["linear2"] = nn.Linear(500, 10)
+    return nn.Sequential(layers)
 
 
 class Fire(nn.Module):

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from examples.experiment import WHOLE, Row, Study
-from examples.files import written_whole
+from cnnkern.compression.files import written_whole
+from examples.experiment import Row, Study
+from examples.measuring import WHOLE
 
 # Okabe and Ito's palette: told apart with any colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

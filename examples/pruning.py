@@ -1,22 +1,20 @@
 """Group-wise brain damage on real data: ``python -m examples.pruning``.
 
-Columns of the weight matrices of conv2 and conv3 of the Fashion-MNIST network are pruned to several densities
-as Lebedev & Lempitsky (CVPR 2016) do: in the first half of the training the group lasso makes columns small
-and a growing share of them is pruned, in the second half the rest is fine-tuned. Then the pruned layers
-become column-sparse ones and are timed against stock PyTorch. Writes the accuracies and times as a table and
-as JSON, and the masks that were learned as a picture.
+Columns of the weight matrices of a network for Fashion-MNIST are pruned to several densities as Lebedev &
+Lempitsky (CVPR 2016) do: in the first half of the training the group lasso makes columns small and a growing
+share of them is pruned, in the second half the rest is fine-tuned. Then the pruned layers become
+column-sparse ones and are timed against stock PyTorch. Both the network that all examples share and LeNet are
+pruned. Writes the accuracies and times as tables and as JSON, and the masks that were learned as pictures.
 """
 
 import argparse
+import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -25,11 +23,11 @@ from bench.results import environment
 from bench.timing import thread_count
 from cnnkern import pruning, reference
 from examples.datasets import Split, fashion_mnist
-from examples.experiment import FASHION_BATCHES, FASHION_LAYERS, WHOLE
-from examples.files import Unavailable, write_json, written_whole
-from examples.measuring import Time, best_times, layer_inputs
-from examples.networks import trained_fashion_net
-from examples.picture import STYLE
+from examples.experiment import FASHION_BATCHES, FASHION_LAYERS
+from examples.files import Unavailable, write_json
+from examples.measuring import WHOLE, Time, network_times
+from examples.networks import lenet, trained_fashion_net
+from examples.pruning_picture import draw
 from examples.report import WIDTH
 from examples.training import LABEL_SMOOTHING, evaluate, one_cycle, train
 
@@ -39,6 +37,15 @@ STRENGTH = 0.01
 """Of the group lasso: by what a column's norm is shrunk in a step at learning rate 1."""
 ROUNDS = 10
 SECONDS = 2.5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to prune: ``make(training, steps)`` gives it trained, in eval mode; and the layers."""
+
+    title: str
+    layers: tuple[str, ...]
+    make: Callable[[Split, int], nn.Module]
 
 
 @dataclass
@@ -58,6 +65,30 @@ class Outcome:
     times: dict[int, dict[str, dict[str, Time]]]
 
 
+def trained_lenet(training: Split, steps: int) -> nn.Module:
+    """LeNet after ``steps`` batches of training."""
+    torch.manual_seed(0)
+    network = lenet()
+    groups = [{"params": list(network.parameters()), "max_lr": LEARNING_RATE}]
+    optimizer, rates = one_cycle(groups, steps)
+    train(
+        network,
+        training,
+        optimizer,
+        steps=steps,
+        schedule=rates,
+        label_smoothing=LABEL_SMOOTHING,
+        description="LeNet, dense",
+    )
+    return network.eval()
+
+
+SUBJECTS = {
+    "fashion_mnist": Subject("Fashion-MNIST network", FASHION_LAYERS, lambda *_: trained_fashion_net()),
+    "lenet": Subject("LeNet", ("conv1", "conv2"), trained_lenet),
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the experiment. Returns the exit status."""
     options = _parser().parse_args(arguments)
@@ -66,42 +97,69 @@ def main(arguments: list[str] | None = None) -> int:
     except (Unavailable, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    subjects = {name: SUBJECTS[name] for name in options.networks}
     with thread_count(options.threads):
         facts = environment()
-        dense = trained_fashion_net()
-        original = evaluate(dense, test)
-        networks = {
-            density: sparsified(training, density, options.steps, options.strength)
+        dense = {
+            name: subject.make(training, options.dense_steps).to(memory_format=torch.channels_last)
+            for name, subject in subjects.items()
+        }
+        pruned = {
+            (name, density): sparsified(
+                dense[name],
+                subject.layers,
+                training,
+                density,
+                options.steps,
+                options.strength,
+                f"{subject.title}, density {density:g}",
+            )
+            for name, subject in subjects.items()
             for density in options.densities
         }
         # all training comes before all timing
-        outcomes = [measured(dense, network, density, test) for density, network in networks.items()]
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in subjects}
+        for (name, density), network in pruned.items():
+            outcomes[name].append(measured(dense[name], network, subjects[name].layers, density, test))
+    settings = {name: getattr(options, name) for name in ("densities", "steps", "dense_steps", "strength")}
+    settings |= {"learning_rate": LEARNING_RATE, "rounds": ROUNDS, "seconds": SECONDS}
     console = Console()
     console.width = max(console.width, WIDTH)
-    for batch in FASHION_BATCHES:
-        console.print(_table(outcomes, original, batch))
-    settings = {name: getattr(options, name) for name in ("densities", "steps", "strength")}
-    settings |= {"learning_rate": LEARNING_RATE, "rounds": ROUNDS, "seconds": SECONDS}
-    document = {"environment": facts, "settings": settings, "accuracy": original}
-    write_json(options.output / "pruning.json", {**document, "outcomes": [asdict(one) for one in outcomes]})
-    draw(options.output / "pruning.png", dense, outcomes)
-    console.print(f"{options.output}/pruning.json and pruning.png written")
+    networks = {}
+    for name, subject in subjects.items():
+        original = evaluate(dense[name], test)
+        for batch in FASHION_BATCHES:
+            console.print(_table(subject.title, outcomes[name], original, batch))
+        networks[name] = {"accuracy": original, "outcomes": [asdict(one) for one in outcomes[name]]}
+        kept = {one.density: (one.accuracy, one.columns) for one in outcomes[name]}
+        draw(options.output / f"pruning-{name}.png", dense[name], kept)
+    document = {"environment": facts, "settings": settings, "networks": networks}
+    write_json(options.output / "pruning.json", document)
+    console.print(f"{options.output}/pruning.json and a picture for each network written")
     return 0
 
 
-def sparsified(training: Split, density: float, steps: int, strength: float) -> nn.Module:
-    """The trained network, dense in form, with this share of the columns of conv2 and conv3 left."""
-    network = trained_fashion_net()
+def sparsified(
+    dense: nn.Module,
+    layers: tuple[str, ...],
+    training: Split,
+    density: float,
+    steps: int,
+    strength: float,
+    description: str,
+) -> nn.Module:
+    """A copy of ``dense``, dense in form, trained to this share of the columns of ``layers``."""
+    network = copy.deepcopy(dense)
     groups = [{"params": list(network.parameters()), "max_lr": LEARNING_RATE}]
     optimizer, rates = one_cycle(groups, steps)
-    pruner = pruning.Pruner(network, FASHION_LAYERS)
+    pruner = pruning.Pruner(network, layers)
     every = max(1, steps // 2 // ROUNDS)
     schedule = pruning.Schedule(pruner, pruning.gradual(density, ROUNDS), every)
     pruner.hold(optimizer)
 
     def shrink(optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not schedule.finished:
-            pruning.proximal_step(network, optimizer.param_groups[0]["lr"] * strength, FASHION_LAYERS)
+            pruning.proximal_step(network, optimizer.param_groups[0]["lr"] * strength, layers)
 
     optimizer.register_step_post_hook(shrink)
     train(
@@ -111,84 +169,37 @@ def sparsified(training: Split, density: float, steps: int, strength: float) -> 
         steps=steps,
         schedule=rates,
         label_smoothing=LABEL_SMOOTHING,
-        description=f"density {density}",
+        description=description,
         before_step=lambda _: schedule.step(),
     )
     return network.eval()
 
 
-def measured(dense: nn.Module, network: nn.Module, density: float, test: Split) -> Outcome:
+def measured(
+    dense: nn.Module, network: nn.Module, layers: tuple[str, ...], density: float, test: Split
+) -> Outcome:
     """The accuracy of ``network`` once it is converted, and its times against ``dense``."""
-    at_once = trained_fashion_net()
-    pruning.prune(at_once, density, layers=FASHION_LAYERS)
+    at_once = copy.deepcopy(dense)
+    pruning.prune(at_once, density, layers=layers)
     converted = pruning.convert(network)
-    columns = {name: converted.get_submodule(name).columns.tolist() for name in FASHION_LAYERS}
-    times = {batch: measure_times(dense, converted, test.images[:batch]) for batch in FASHION_BATCHES}
+    columns = {name: converted.get_submodule(name).columns.tolist() for name in layers}
+    times = {
+        batch: network_times(dense, converted, layers, test.images[:batch], SECONDS, check)
+        for batch in FASHION_BATCHES
+    }
     return Outcome(density, evaluate(at_once, test), evaluate(converted, test), columns, times)
 
 
-def measure_times(dense: nn.Module, converted: nn.Module, x: Tensor) -> dict[str, dict[str, Time]]:
-    """The time of each pruned layer on the maps that it gets, and of the whole network on ``x``.
-
-    Raises AssertionError, before anything is timed, if a layer is further from its oracle than rounding is.
-    """
-    times = {}
-    for name, maps in layer_inputs(converted, list(FASHION_LAYERS), x).items():
-        layer = converted.get_submodule(name)
-        with torch.inference_mode():
-            reference.assert_within_bound(
-                layer(maps), reference.column_sparse_conv2d, maps, layer.weight, layer.columns, layer.bias,
-                kernel_size=layer.kernel_size, padding=layer.padding,
-            )  # fmt: skip
-        modules = {"dense": dense.get_submodule(name), "stock": layer.to_stock(), "cnnkern": layer}
-        times[name] = best_times(modules, maps, SECONDS)
-    times[WHOLE] = best_times({"dense": dense, "cnnkern": converted}, x, SECONDS)
-    return times
+def check(layer: nn.Module, x: Tensor) -> None:
+    """Raises AssertionError if ``layer`` is further from its oracle on ``x`` than rounding is."""
+    reference.assert_within_bound(
+        layer(x), reference.column_sparse_conv2d, x, layer.weight, layer.columns, layer.bias,
+        kernel_size=layer.kernel_size, padding=layer.padding,
+    )  # fmt: skip
 
 
-def draw(path: Path, network: nn.Module, outcomes: list[Outcome]) -> None:
-    """Writes the learned masks to ``path``, whole or not at all: for each layer how many channels keep each
-    entry of the kernel, and the entries that each channel keeps."""
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(3.4 * len(outcomes), 11), layout="constrained")
-        grid = figure.subplots(2 * len(FASHION_LAYERS), len(outcomes), squeeze=False)
-        for row, name in enumerate(FASHION_LAYERS):
-            conv = network.get_submodule(name)
-            for column, outcome in enumerate(outcomes):
-                kept = torch.zeros(conv.in_channels, *conv.kernel_size)
-                kept.view(-1)[outcome.columns[name]] = 1
-                share, channels = grid[2 * row][column], grid[2 * row + 1][column]
-                share.set_title(f"{name}, density {outcome.density:g}: {outcome.accuracy:.1%} accurate")
-                _heat_map(share, kept)
-                _channel_masks(channels, kept)
-        figure.suptitle(
-            "Filter masks learned by the group lasso: channels that keep an entry; each channel's"
-        )
-        with written_whole(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-
-
-def _heat_map(axes: Axes, kept: Tensor) -> None:
-    share = kept.mean(dim=0)
-    axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="viridis")
-    for (i, j), value in zip(
-        torch.cartesian_prod(*map(torch.arange, share.shape)), share.view(-1), strict=True
-    ):
-        axes.text(j, i, f"{value:.0%}", ha="center", va="center", color="white" if value < 0.6 else "black")
-    axes.set_axis_off()
-
-
-def _channel_masks(axes: Axes, kept: Tensor) -> None:
-    """The masks (C, kH, kW) as tiles, eight in a row, with a grey line between them."""
-    tiles = nn.functional.pad(kept, (0, 1, 0, 1), value=0.5)
-    rows = [torch.cat(list(some), dim=1) for some in tiles.split(8)]
-    axes.imshow(torch.cat(rows).numpy(), vmin=0, vmax=1, cmap="gray")
-    axes.set_axis_off()
-
-
-def _table(outcomes: list[Outcome], original: float, batch: int) -> Table:
-    title = f"Fashion-MNIST, batch {batch} (original: {original:.2%} accurate)"
-    table = Table(title=title, title_justify="left")
+def _table(title: str, outcomes: list[Outcome], original: float, batch: int) -> Table:
+    table = Table(title=f"{title}, batch {batch} (original: {original:.2%} accurate)", title_justify="left")
     table.add_column("layer", no_wrap=True)
     for heading in (
         "density", "pruned\nat once", "group lasso,\nfine-tuned", "dense\nms", "pruned,\nstock ms",
@@ -222,8 +233,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.pruning", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the IDX files of Fashion-MNIST")
     parser.add_argument("--output", type=Path, default=Path("demo-results"), metavar="DIR")
+    parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--densities", type=_density, nargs="+", default=DENSITIES)
     parser.add_argument("--steps", type=int, default=600, help="of training for each density")
+    parser.add_argument("--dense-steps", type=int, default=1400, help="of training LeNet before it is pruned")
     parser.add_argument("--strength", type=float, default=STRENGTH, help="of the group lasso")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser

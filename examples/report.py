@@ -5,7 +5,8 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Table
 
-from examples.experiment import WHOLE, Row, Study
+from examples.experiment import Row, Study
+from examples.measuring import WHOLE
 
 WIDTH = 106
 

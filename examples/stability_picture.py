@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from examples.files import written_whole
+from cnnkern.compression.files import written_whole
 from examples.picture import GREY, PALETTE, STYLE
 
 SMOOTHING = 0.9

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from cnnkern.compression.files import written_whole
 from examples.datasets import fashion_mnist
-from examples.files import Unavailable, written_whole
+from examples.files import Unavailable
 from examples.networks import CHECKPOINT, fashion_net
 from examples.training import (
     BATCH_SIZE,

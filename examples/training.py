@@ -50,10 +50,11 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 def one_cycle(
     groups: list[dict[str, Any]], steps: int
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.OneCycleLR]:
-    """SGD on a one-cycle schedule over ``steps`` >= 3, for groups of "params" and their "max_lr"."""
+    """SGD on a one-cycle schedule over ``steps`` >= 3, for groups of "params", their "max_lr" and perhaps
+    other settings of SGD."""
     rates = [group["max_lr"] for group in groups]
     optimizer = torch.optim.SGD(
-        [{"params": group["params"]} for group in groups],
+        [{name: value for name, value in group.items() if name != "max_lr"} for group in groups],
         lr=PEAK_LEARNING_RATE,
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
@@ -75,6 +76,7 @@ def train(
     seed: int = 0,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     label_smoothing: float = 0.0,
+    objective: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     description: str | None = "training",
     before_step: Callable[[int], None] | None = None,
     after_step: Callable[[], None] | None = None,
@@ -82,10 +84,11 @@ def train(
 ) -> list[float]:
     """Trains ``network`` in place for ``steps`` batches of augmented images, in an order that ``seed`` fixes.
 
-    ``schedule`` is stepped once per batch; ``before_step`` gets the step, from 0; ``after_step`` nothing;
-    ``after_epoch`` gets the number of passes made over ``split`` and returns a remark to show. With
-    ``description`` None there is no progress bar. Returns the loss of every step; ends early, with that loss
-    last, if it is no longer finite.
+    ``objective`` makes a loss of the network's scores, the labels and the images; without one it is the
+    cross entropy. ``schedule`` is stepped once per batch; ``before_step`` gets the step, from 0;
+    ``after_step`` nothing; ``after_epoch`` gets the number of passes made over ``split`` and returns a remark
+    to show. With ``description`` None there is no progress bar. Returns the loss of every step; ends early,
+    with that loss last, if it is no longer finite.
     """
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
@@ -99,7 +102,11 @@ def train(
                     before_step(len(losses))
                 images = augment(split.images[chosen], generator)
                 optimizer.zero_grad(set_to_none=True)
-                loss = cross_entropy(network(images), split.labels[chosen], label_smoothing=label_smoothing)
+                scores, labels = network(images), split.labels[chosen]
+                if objective is not None:
+                    loss = objective(scores, labels, images)
+                else:
+                    loss = cross_entropy(scores, labels, label_smoothing=label_smoothing)
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
                     return losses

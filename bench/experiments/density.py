@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bench.contests import our_calls, stock_calls
 from bench.experiments.density_picture import draw
+from bench.report import REPORT_WIDTH
 from bench.results import RESULTS, environment, machine_slug
 from bench.timing import Call, Contender, check, interleave, thread_count
 from cnnkern import ColumnSparseConv2d, Im2colConv2d, ops
@@ -70,8 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         "points": [asdict(point) for point in points],
         "wins_from": {str(threads): wins_from(points, threads) for threads in settings.threads},
     }
+    console = Console()
+    console.width = max(console.width, REPORT_WIDTH)
     for threads in settings.threads:
-        Console().print(_table(points, threads))
+        console.print(_table(points, threads))
     stem = f"density-{machine_slug()}"
     write_json(options.output / f"{stem}.json", document)
     draw(options.output / f"{stem}.png", document)

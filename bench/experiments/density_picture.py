@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from examples.files import written_whole
 from examples.picture import GREY, PALETTE, STYLE
@@ -31,7 +31,7 @@ def draw(path: Path, document: dict) -> None:
             _times(axes, [point for point in document["points"] if point["threads"] == threads])
             axes.set_title(f"{threads} thread{'s' * (threads > 1)}")
         panels[0].set_ylabel("milliseconds")
-        panels[0].legend(loc="upper left")
+        panels[0].legend(loc="lower right")
         channels, size = settings["channels"], settings["size"]
         figure.suptitle(
             f"3x3 convolution, {channels} to {channels} channels, {size}x{size} maps, by density  ·  "
@@ -49,6 +49,6 @@ def _times(axes: Axes, points: list[dict]) -> None:
         axes.plot(densities, milliseconds, style, color=colour, label=name, markersize=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("density")

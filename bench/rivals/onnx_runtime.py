@@ -16,6 +16,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from cnnkern import Int8Conv2d
+
 
 class OnnxRuntime:
     """The other process; a context manager. `contender(...)` hands it a model."""
@@ -41,9 +43,16 @@ class OnnxRuntime:
 
     def contender(self, module: nn.Module, x: Tensor) -> "OnnxRuntimeCall":
         """`module`, an nn.Conv2d or a chain of them, on the contiguous input `x`."""
+        return self._contender(model_of(module, x), x)
+
+    def quantized_contender(self, layer: Int8Conv2d, x: Tensor) -> "OnnxRuntimeCall":
+        """`layer`, which gives integers, on the contiguous input `x`."""
+        return self._contender(quantized_model_of(layer, x), x)
+
+    def _contender(self, model: onnx.ModelProto, x: Tensor) -> "OnnxRuntimeCall":
         path = Path(self._folder.name, str(self._models))
         self._models += 1
-        onnx.save(model_of(module, x), path.with_suffix(".onnx"))
+        onnx.save(model, path.with_suffix(".onnx"))
         np.save(path.with_suffix(".npy"), x.numpy())
         return OnnxRuntimeCall(self, path)
 
@@ -68,7 +77,7 @@ class OnnxRuntimeCall:
     def output(self) -> Tensor:
         result = self._path.with_suffix(".out.npy")
         self._process.ask(model=str(self._path), result=str(result))
-        return torch.from_numpy(np.load(result))
+        return torch.from_numpy(np.load(result)).float()
 
     def burst(self, calls: int) -> float:
         return self._process.ask(model=str(self._path), calls=calls)
@@ -104,5 +113,38 @@ def model_of(module: nn.Module, x: Tensor) -> onnx.ModelProto:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
         weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def quantized_model_of(layer: Int8Conv2d, x: Tensor) -> onnx.ModelProto:
+    """`layer` as one QLinearConv from "x" to "y"; its bias is in integers of x_scale·weight_scale."""
+    x_scale, x_zero_point, out_scale, out_zero_point = layer.numbers()
+    scales = layer.weight_scale.numpy()
+    tensors = {
+        "x_scale": np.float32(x_scale),
+        "x_zero_point": np.uint8(x_zero_point),
+        "weight": layer.weight.numpy(),
+        "weight_scale": scales,
+        "weight_zero_point": np.zeros(len(scales), np.int8),
+        "y_scale": np.float32(out_scale),
+        "y_zero_point": np.uint8(out_zero_point),
+        "bias": np.rint(layer.bias.numpy() / (np.float64(x_scale) * scales)).astype(np.int32),
+    }
+    node = helper.make_node(
+        "QLinearConv",
+        ["x", *tensors],
+        ["y"],
+        strides=layer.stride,
+        pads=layer.padding * 2,
+        dilations=layer.dilation,
+        group=layer.groups,
+    )
+    graph = helper.make_graph(
+        [node],
+        "convolution",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, layer(x).shape)],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -35,6 +35,7 @@ class ColumnSparseConv2d(Convolution2d):
         TypeError: an argument that is no int, no pair of ints, or no tensor or sequence of ints.
     """
 
+    own_arguments = ("columns",)
     packed_parameters = ("weight",)
     packed_buffers = ("columns",)
     packed_operation = torch.ops.cnnkern.column_sparse_conv2d_packed.default

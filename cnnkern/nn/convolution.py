@@ -5,6 +5,7 @@ rearranged once for the kernel and kept, and a call costs little more than the k
 gradient is asked for, and under `torch.compile` and `torch.export` it runs the plain form.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,18 +20,27 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Margins = tuple[int, int, int, int]  # left, right, top, bottom, as F.pad takes them
 
 
+# where it is kept, its name there, the parameter or buffer or None, its version counter
+Sources = tuple[tuple[dict[str, Tensor | None], str, Tensor | None, int], ...]
+
+
+def sources_of(kept: dict[str, Tensor | None], names: Sequence[str]) -> Sources:
+    """Those of `names` among a module's parameters or buffers, as they are now."""
+    tensors = [(name, kept[name]) for name in names]
+    return tuple((kept, name, t, 0 if t is None else t._version) for name, t in tensors)
+
+
 class _Packed(NamedTuple):
     """Packed weights, and what they were packed from."""
 
-    # where it is kept, its name there, the parameter or buffer, its version counter
-    sources: tuple[tuple[dict[str, Tensor | None], str, Tensor, int], ...]
+    sources: Sources
     margins: Margins | None  # padding that the operation cannot do itself
     weights: Tensor  # one row, in the kernel's own order
     arguments: tuple[Any, ...]  # of the packed operation, those after the bias
 
     def is_current(self) -> bool:
         for kept, name, tensor, version in self.sources:
-            if kept.get(name) is not tensor or tensor._version != version:
+            if kept.get(name) is not tensor or (tensor is not None and tensor._version != version):
                 return False
         return True
 
@@ -38,6 +48,9 @@ class _Packed(NamedTuple):
 class Convolution2d(nn.Module):
     """Base of the convolution layers: geometry, bias and packing. The weights are the subclass's."""
 
+    # of the subclass: the arguments of its constructor after those of torch.nn.Conv2d, kept as attributes of
+    # these names
+    own_arguments: tuple[str, ...] = ()
     # of the subclass: the parameters that are packed, the buffers that say how, the operation that takes them
     # so, its last arguments
     packed_parameters: tuple[str, ...]
@@ -90,6 +103,10 @@ class Convolution2d(nn.Module):
                 pass  # no batch of images, or a mistake that the packed operation has few words for
         return self._forward_checked(x, *more)
 
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What the constructor takes, device and dtype aside, to make another layer of this structure."""
+        return {**arguments_of(self), **{name: getattr(self, name) for name in self.own_arguments}}
+
     def _forward_checked(self, x: Tensor, *more: Any) -> Tensor:
         if isinstance(x, Tensor) and x.dim() == 3:
             return self.forward(x.unsqueeze(0), *more).squeeze(0)
@@ -126,15 +143,14 @@ class Convolution2d(nn.Module):
         self.__dict__["_packed"] = None
         if self.training or not self._can_pack():
             return
-        sources = [(self._parameters, name) for name in self.packed_parameters]
-        sources += [(self._buffers, name) for name in self.packed_buffers]
-        tensors = [(kept, name, kept[name]) for kept, name in sources]
+        sources = sources_of(self._parameters, self.packed_parameters)
+        sources += sources_of(self._buffers, self.packed_buffers)
         margins, padding = self._split_padding()
         with torch.no_grad():
             weights, size = self._pack()
         if type(weights) is Tensor:  # and not a tracer's
             self.__dict__["_packed"] = _Packed(
-                tuple((kept, name, tensor, tensor._version) for kept, name, tensor in tensors),
+                sources,
                 margins,
                 weights,
                 # one list, since each costs a call a microsecond

@@ -37,6 +37,7 @@ class CPConv2d(Convolution2d):
         TypeError: an argument that is no int, or no pair of ints.
     """
 
+    own_arguments = ("rank",)
     packed_parameters = ("factor_c", "factor_h", "factor_w", "factor_k")
     packed_operation = torch.ops.cnnkern.cp_conv2d_packed.default
 

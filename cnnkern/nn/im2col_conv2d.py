@@ -1,23 +1,14 @@
 """Dense convolution by lowering, as a layer."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from cnnkern.nn.convolution import (
-    Convolution2d,
-    arguments_of,
-    check_conv,
-    dense_conv,
-    empty_parameter,
-    parameter_like,
-)
+from cnnkern.nn.dense_convolution import DenseConvolution2d
 from cnnkern.ops import conv2d
 from cnnkern.ops.arguments import IntPair, Pair
 
 
-class Im2colConv2d(Convolution2d):
+class Im2colConv2d(DenseConvolution2d):
     """`torch.nn.Conv2d`, computed by im2col inside the packing of a blocked GEMM.
 
     The arguments and attributes are those of `torch.nn.Conv2d`, and so are the initial values and the names
@@ -28,7 +19,6 @@ class Im2colConv2d(Convolution2d):
         TypeError: an argument that is no int, or no pair of ints.
     """
 
-    packed_parameters = ("weight",)
     packed_operation = torch.ops.cnnkern.conv2d_packed.default
     packed_last_arguments = (False,)  # no ReLU
 
@@ -47,33 +37,14 @@ class Im2colConv2d(Convolution2d):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups),
+            *(bias, padding_mode, device, dtype),
         )
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = empty_parameter(shape, device, dtype)
-        self._add_bias(bias, device, dtype)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw new weights from the distribution that `torch.nn.Conv2d` draws from."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d) -> "Im2colConv2d":
         """The layer that computes what `conv` does, with a copy of its weights, on its device."""
-        check_conv(conv)
-        layer = cls(**arguments_of(conv), device="meta", dtype=conv.weight.dtype)
-        layer.weight = parameter_like(conv.weight, conv.weight)
-        if conv.bias is not None:
-            layer.bias = parameter_like(conv.bias, conv.bias)
-        return layer.train(conv.training)
-
-    def to_conv(self) -> nn.Conv2d:
-        """The `torch.nn.Conv2d` that computes the same, with a copy of the weights."""
-        return dense_conv(self, self.weight, self.weight)
+        return cls._of_conv(conv)
 
     def to_stock(self) -> nn.Conv2d:
         """The fastest stock module that computes the same: that of `to_conv`."""
@@ -89,6 +60,3 @@ class Im2colConv2d(Convolution2d):
             dilation=self.dilation,
             groups=self.groups,
         )
-
-    def _pack(self) -> tuple[Tensor, tuple[int, ...]]:
-        return torch.ops.cnnkern.conv2d_pack.default(self.weight, self.groups), tuple(self.weight.shape)

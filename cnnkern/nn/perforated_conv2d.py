@@ -1,6 +1,5 @@
 """Perforated convolution, as a layer (Figurnov et al. 2016)."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,15 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnkern import perforation
-from cnnkern.nn.convolution import (
-    Convolution2d,
-    _Packed,
-    arguments_of,
-    check_conv,
-    dense_conv,
-    empty_parameter,
-    parameter_like,
-)
+from cnnkern.nn.convolution import _Packed
+from cnnkern.nn.dense_convolution import DenseConvolution2d
 from cnnkern.nn.stock_perforated_conv2d import StockGatherConv2d, StockGridConv2d, is_regular_grid
 from cnnkern.ops import perforated_conv2d
 from cnnkern.ops.arguments import IntPair, Pair, output_size
@@ -30,9 +22,10 @@ PATTERNS: dict[str, Callable[[Pair, float], Tensor]] = {
 }
 
 _sources = torch.ops.cnnkern.perforated_conv2d_sources.default
+_arrange = torch.ops.cnnkern.perforated_conv2d_arrange.default
 
 
-class PerforatedConv2d(Convolution2d):
+class PerforatedConv2d(DenseConvolution2d):
     """A convolution that computes only the outputs which a mask keeps, and repeats these in the others.
 
     The arguments and attributes are those of `torch.nn.Conv2d`, then
@@ -53,7 +46,7 @@ class PerforatedConv2d(Convolution2d):
         TypeError: an argument that is no int, no pair of ints, or no tensor of bools.
     """
 
-    packed_parameters = ("weight",)
+    own_arguments = ("mask", "interpolation")
     packed_operation = torch.ops.cnnkern.perforated_conv2d_packed.default
 
     def __init__(
@@ -74,23 +67,13 @@ class PerforatedConv2d(Convolution2d):
         interpolation: str = "nearest",
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups),
+            *(bias, padding_mode, device, dtype),
         )
         check_interpolation(interpolation)
         self.interpolation = interpolation
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = empty_parameter(shape, device, dtype)
-        self._add_bias(bias, device, dtype)
         self.register_buffer("mask", None if mask is None else _checked_mask(mask, self.weight.device))
         self._rule: tuple[Callable[[Pair, float], Tensor], float] | None = None  # of a mask yet to be made
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw new weights from the distribution that `torch.nn.Conv2d` draws from."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
 
     @classmethod
     def from_conv(
@@ -118,30 +101,16 @@ class PerforatedConv2d(Convolution2d):
             ValueError: neither or both of mask and rate, or a rate or pattern that cannot be.
             TypeError: something that is no `torch.nn.Conv2d`, or no tensor of bools.
         """
-        check_conv(conv)
         if (mask is None) == (rate is None):
             raise ValueError("mask, rate: expected one of the two")
-        layer = cls(
-            **arguments_of(conv),
-            device="meta",
-            dtype=conv.weight.dtype,
-            mask=None,
-            interpolation=interpolation,
-        )
-        layer.weight = parameter_like(conv.weight, conv.weight)
-        if conv.bias is not None:
-            layer.bias = parameter_like(conv.bias, conv.bias)
+        layer = cls._of_conv(conv, mask=None, interpolation=interpolation)
         if mask is not None:
             layer.mask = _checked_mask(mask, conv.weight.device)
         else:
             layer._rule = _checked_pattern(pattern), _checked_rate(rate)
             if input_size is not None:
                 layer._make_mask(input_size)
-        return layer.train(conv.training)
-
-    def to_conv(self) -> nn.Conv2d:
-        """The dense `torch.nn.Conv2d` that computes all outputs, with a copy of the weights."""
-        return dense_conv(self, self.weight, self.weight)
+        return layer
 
     def to_stock(self) -> StockGridConv2d | StockGatherConv2d:
         """The stock module that computes the same with the layer's own mask, with copies of the weights.
@@ -157,6 +126,18 @@ class PerforatedConv2d(Convolution2d):
         kind = StockGridConv2d if is_regular_grid(self.mask) else StockGatherConv2d
         sources = _sources(self.mask, self.interpolation == "nearest")
         return kind(self.to_conv(), self.mask, sources).train(self.training)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """As for every layer.
+
+        Raises:
+            ValueError: a mask that is yet to be made, for the first input that comes.
+        """
+        if self.mask is None and self._rule is not None:
+            raise ValueError(
+                "mask: expected one that is made; call the layer once, or give from_conv its input_size"
+            )
+        return super().constructor_arguments()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The convolution of `x` (N, C, H, W) or (C, H, W): (N, K, oH, oW) or (K, oH, oW).
@@ -182,24 +163,24 @@ class PerforatedConv2d(Convolution2d):
     def _forward_packed(self, x: Tensor, packed: _Packed, mask: Tensor | None = None) -> Tensor:
         if packed.margins is not None:
             x = self._padded(x, packed.margins)
-        sources = self._own_sources() if mask is None else self._sources_of(mask)
+        arranged = self._own_arranged() if mask is None else self._arranged(mask)
         bias = self._parameters["bias"]
         return run_without_gradient(
-            self.packed_operation, x, packed.weights, bias, *packed.arguments, sources
+            self.packed_operation, x, packed.weights, bias, *packed.arguments, arranged
         )
 
-    def _own_sources(self) -> Tensor:
-        """Which output each output shows, kept from call to call until the mask changes."""
-        mask, kept = self._buffers["mask"], self._shown
-        if kept is not None and kept[0] is mask and kept[1] == mask._version:
-            return kept[2]
-        sources = self._sources_of(mask)
+    def _own_arranged(self) -> Tensor:
+        """What the kernel wants to know of the mask, kept from call to call until the mask changes."""
+        mask, known = self._buffers["mask"], self._known
+        if known is not None and known[0] is mask and known[1] == mask._version:
+            return known[2]
+        arranged = self._arranged(mask)
         if not mask.is_inference():
-            self.__dict__["_shown"] = mask, mask._version, sources
-        return sources
+            self.__dict__["_known"] = mask, mask._version, arranged
+        return arranged
 
-    def _sources_of(self, mask: Tensor) -> Tensor:
-        return run_without_gradient(_sources, mask, self.interpolation == "nearest")
+    def _arranged(self, mask: Tensor) -> Tensor:
+        return run_without_gradient(_arrange, mask, self.interpolation == "nearest")
 
     def _convolve(self, x: Tensor, padding: Pair, mask: Tensor | None = None) -> Tensor:
         return perforated_conv2d(
@@ -214,12 +195,9 @@ class PerforatedConv2d(Convolution2d):
             interpolation=self.interpolation,
         )
 
-    def _pack(self) -> tuple[Tensor, tuple[int, ...]]:
-        return torch.ops.cnnkern.conv2d_pack.default(self.weight, self.groups), tuple(self.weight.shape)
-
     def _forget_packed(self) -> None:
         super()._forget_packed()
-        self.__dict__["_shown"] = None
+        self.__dict__["_known"] = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A layer whose mask is yet to be made takes over any.
@@ -229,7 +207,7 @@ class PerforatedConv2d(Convolution2d):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_shown": None}
+        return {**super().__getstate__(), "_known": None}
 
     def extra_repr(self) -> str:
         mask = self.mask

@@ -177,11 +177,9 @@ def _refuse_size(
     )
 
 
-def check_convolution(
+def convolution_size(
     x: Tensor,
-    weights: dict[str, Tensor],
-    bias: Tensor | None,
-    weight_size: tuple[int, int, int, int],
+    weight_size: Sequence[int],
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
@@ -193,10 +191,24 @@ def check_convolution(
     n, channels, height, width = shape_of("x", x, "(N, C, H, W)", 4)
     if channels != c * groups:
         raise ValueError(f"x: expected {c * groups} channels ({groups} groups of {c}), got {channels}")
-    check_bias(bias, k)
+    return n, k, *output_size((height, width), (kernel_height, kernel_width), stride, padding, dilation)
+
+
+def check_convolution(
+    x: Tensor,
+    weights: dict[str, Tensor],
+    bias: Tensor | None,
+    weight_size: tuple[int, int, int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> tuple[int, int, int, int]:
+    """The shape of a floating-point convolution: that of `convolution_size`."""
+    shape = convolution_size(x, weight_size, stride, padding, dilation, groups)
+    check_bias(bias, weight_size[0])
     check_kind(x=x, **weights, bias=bias)
-    size = output_size((height, width), (kernel_height, kernel_width), stride, padding, dilation)
-    return n, k, *size
+    return shape
 
 
 def check_gradient(grad: Tensor, shape: Sequence[int]) -> None:

@@ -8,9 +8,10 @@ from torch import Tensor
 from cnnkern.ops.arguments import memory_format
 
 
-def empty_output(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """An output of `shape` (N, K, oH, oW) in the memory format, dtype and device of `x`."""
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+def empty_output(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An output of `shape` (N, K, oH, oW) in the memory format and device of `x`, and in its dtype unless
+    another is given."""
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 def empty_gradients(

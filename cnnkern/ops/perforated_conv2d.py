@@ -96,22 +96,22 @@ def check_perforated_conv2d(
 ) -> tuple[int, int, int, int]:
     """The shape of the output, or an error that says what is wrong with the arguments."""
     shape = check_conv2d(x, weight, bias, stride, padding, dilation, groups)
-    _check_mask("mask", mask, torch.bool, x, shape)
+    _check_mask(mask, x, shape)
     return shape
 
 
-def _check_mask(name: str, mask: Any, dtype: torch.dtype, x: Tensor, shape: Sequence[int]) -> None:
-    """`mask` is (oH, oW) or (N, oH, oW), on the device of x."""
+def _check_mask(mask: Any, x: Tensor, shape: Sequence[int]) -> None:
+    """`mask` is bool (oH, oW) or (N, oH, oW), on the device of x."""
     if not isinstance(mask, Tensor):
-        raise TypeError(f"{name}: expected a tensor (oH, oW) or (N, oH, oW), got {type(mask).__name__}")
-    if mask.dtype is not dtype:
-        raise TypeError(f"{name}: expected a tensor of {dtype}, got {mask.dtype}")
+        raise TypeError(f"mask: expected a tensor (oH, oW) or (N, oH, oW), got {type(mask).__name__}")
+    if mask.dtype is not torch.bool:
+        raise TypeError(f"mask: expected a tensor of torch.bool, got {mask.dtype}")
     if mask.device != x.device:
-        raise ValueError(f"{name}: expected a tensor on {x.device} like x, got one on {mask.device}")
+        raise ValueError(f"mask: expected a tensor on {x.device} like x, got one on {mask.device}")
     n, _, *size = shape
     if mask.dim() not in (2, 3) or list(mask.shape) != [n, *size][-mask.dim() :]:
         raise ValueError(
-            f"{name}: expected the output's size {tuple(size)}, or {(n, *size)} with one for each image, "
+            f"mask: expected the output's size {tuple(size)}, or {(n, *size)} with one for each image, "
             f"got {tuple(mask.shape)}"
         )
 
@@ -135,23 +135,40 @@ def _fake(
 
 @register_fake("perforated_conv2d_sources")
 def _sources_fake(mask: Tensor, nearest: bool) -> Tensor:
+    return torch.empty(_mask_size(mask), dtype=torch.int32, device=mask.device)
+
+
+@register_fake("perforated_conv2d_arrange")
+def _arrange_fake(mask: Tensor, nearest: bool) -> Tensor:
+    *masks, height, width = _mask_size(mask)
+    return torch.empty((*masks, 2, height, width), dtype=torch.int32, device=mask.device)
+
+
+def _mask_size(mask: Tensor) -> torch.Size:
     if mask.dtype is not torch.bool:
         raise TypeError(f"mask: expected a tensor of torch.bool, got {mask.dtype}")
     if mask.dim() not in (2, 3):
         raise ValueError(f"mask: expected (oH, oW) or (N, oH, oW), got {tuple(mask.shape)}")
     check_not_empty("mask", mask.shape[-2:])
-    return torch.empty(mask.shape, dtype=torch.int32, device=mask.device)
+    return mask.shape
 
 
 @register_fake("perforated_conv2d_packed")
 def _packed_fake(
-    x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int], sources: Tensor
+    x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int], arranged: Tensor
 ) -> Tensor:
     weight_size, *pairs, groups = packed_geometry(4, geometry)
     check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     check_packed(packed, packed_length(weight_size, groups, packed))
-    _check_mask("sources", sources, torch.int32, x, shape)
+    n, _, *size = shape
+    if arranged.dtype is not torch.int32:
+        raise TypeError(f"arranged: expected a tensor of torch.int32, got {arranged.dtype}")
+    if list(arranged.shape) not in ([2, *size], [n, 2, *size]):
+        raise ValueError(
+            f"arranged: expected {(2, *size)}, or {(n, 2, *size)} with one for each image, "
+            f"got {tuple(arranged.shape)}"
+        )
     return empty_output(x, shape)
 
 

@@ -5,6 +5,20 @@ Convolutions, NIPS 2016. A mask is bool, (oH, oW), True where an output is compu
 outputs that are not.
 """
 
+from .conversion import convert
+from .impact import impact, impact_scores
 from .masks import grid, pooling_structure, uniform
+from .search import RateChoice, RateStep, choose_rates, seconds_of
 
-__all__ = ["grid", "pooling_structure", "uniform"]
+__all__ = [
+    "RateChoice",
+    "RateStep",
+    "choose_rates",
+    "convert",
+    "grid",
+    "impact",
+    "impact_scores",
+    "pooling_structure",
+    "seconds_of",
+    "uniform",
+]

@@ -76,15 +76,20 @@ def pooling_structure(
         ValueError: as `uniform`, or a window that does not fit.
     """
     height, width = _checked_size(size)
-    count = kept_count((height, width), rate)
     kernels, strides = _pair(kernel_size), _pair(kernel_size if stride is None else stride)
     geometry = zip((height, width), kernels, strides, _pair(padding), _pair(dilation), strict=True)
     rows, columns = (_windows_at_each(*axis) for axis in geometry)
     windows = (rows[:, None] * columns[None, :]).flatten()
-    lots = torch.rand(height * width, generator=torch.Generator().manual_seed(seed))
+    return best(windows.view(height, width), rate, seed)
+
+
+def best(scores: Tensor, rate: float, seed: int) -> Tensor:
+    """The mask of this rate that keeps the highest `scores` (oH, oW), drawing lots among equal ones."""
+    size = scores.shape[0], scores.shape[1]
+    lots = torch.rand(scores.numel(), generator=torch.Generator().manual_seed(seed))
     order = torch.argsort(lots)
-    order = order[torch.argsort(windows[order], descending=True, stable=True)]
-    return _kept(order[:count], (height, width))
+    order = order[torch.argsort(scores.flatten()[order], descending=True, stable=True)]
+    return _kept(order[: kept_count(size, rate)], size)
 
 
 def kept_count(size: Sequence[int], rate: float) -> int:

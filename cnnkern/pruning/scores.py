@@ -78,7 +78,7 @@ class _Saliency:
         sums = [torch.zeros_like(column_norms(weight.detach().double(), conv.groups))
                 for weight, conv in zip(weights, convs.values(), strict=True)]  # fmt: skip
         count = torch.zeros((), dtype=torch.float64, device=weights[0].device)
-        with _in_eval_mode(model), torch.enable_grad():
+        with in_eval_mode(model), torch.enable_grad():
             for batch in self.batches:
                 gradients = torch.autograd.grad(self.loss(model, batch), weights)
                 for total, conv, gradient in zip(sums, convs.values(), gradients, strict=True):
@@ -94,7 +94,7 @@ class _Saliency:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Batch norm keeps its statistics and dropout is off; afterwards each module is in its old mode."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()

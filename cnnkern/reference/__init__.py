@@ -15,6 +15,15 @@ from cnnkern.reference.column_sparse_conv2d import column_sparse_conv2d, with_ze
 from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
 from cnnkern.reference.im2col import im2col
+from cnnkern.reference.int8 import (
+    int8_conv2d,
+    int8_epilogue,
+    int8_gemm,
+    int8_linear,
+    int8_quantize,
+    int8_quantize_weight,
+    int8_sums,
+)
 from cnnkern.reference.perforated_conv2d import nearest_kept, perforated_conv2d
 
 __all__ = [
@@ -27,6 +36,13 @@ __all__ = [
     "cp_conv2d",
     "error_bound",
     "im2col",
+    "int8_conv2d",
+    "int8_epilogue",
+    "int8_gemm",
+    "int8_linear",
+    "int8_quantize",
+    "int8_quantize_weight",
+    "int8_sums",
     "nearest_kept",
     "perforated_conv2d",
     "reconstruct",

@@ -91,6 +91,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("compiled_isas", [] { return isas(control().isa_compiled); });
   m.def("available_isas", [] { return isas(control().isa_available); });
   m.def("current_isa", [] { return std::string(control().isa_name(control().current_isa())); });
+  m.def("int8_kernel", [] { return std::string(control().int8_kernel()); });
   m.def("set_isa", set_isa, py::arg("name"));
   m.def(
       "fma_peak",

@@ -17,6 +17,7 @@ struct Control {
   int32_t (*current_isa)();
   bool (*set_isa)(int32_t isa);
   void (*reset_isa)();
+  const char* (*int8_kernel)();
   double (*fma_peak)(int64_t threads, double seconds);
   double (*memory_bandwidth)(int64_t threads, double seconds);
   const CpuFeatures& (*cpu_features)();

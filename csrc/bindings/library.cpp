@@ -39,6 +39,23 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "cp_conv2d_pack(Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, int groups) "
       "-> Tensor");
   m.def("cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry) -> Tensor");
+  m.def("int8_gemm(Tensor a, Tensor b, int a_zero_point) -> Tensor");
+  m.def("int8_gemm_pack(Tensor b) -> Tensor");
+  m.def("int8_gemm_packed(Tensor a, Tensor packed, int n, int a_zero_point) -> Tensor");
+  m.def(
+      "int8_linear(Tensor x, Tensor weight, Tensor? bias, Tensor weight_scale, float x_scale, int x_zero_point, "
+      "float? out_scale, int out_zero_point, bool relu) -> Tensor");
+  m.def(
+      "int8_linear_packed(Tensor x, Tensor packed, Tensor? bias, Tensor weight_scale, float x_scale, "
+      "int x_zero_point, float? out_scale, int out_zero_point, bool relu) -> Tensor");
+  m.def(
+      "int8_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor weight_scale, float x_scale, int x_zero_point, "
+      "float? out_scale, int out_zero_point, int[2] stride, int[2] padding, int[2] dilation, int groups, "
+      "bool relu) -> Tensor");
+  m.def("int8_conv2d_pack(Tensor weight, int groups) -> Tensor");
+  m.def(
+      "int8_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor weight_scale, "
+      "float x_scale, int x_zero_point, float? out_scale, int out_zero_point, bool relu) -> Tensor");
   m.def(
       "perforated_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, bool nearest) -> Tensor");
@@ -47,8 +64,9 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "int[2] padding, int[2] dilation, int groups, bool nearest, bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
   m.def("perforated_conv2d_sources(Tensor mask, bool nearest) -> Tensor");
+  m.def("perforated_conv2d_arrange(Tensor mask, bool nearest) -> Tensor");
   m.def(
-      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor sources) "
+      "perforated_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor arranged) "
       "-> Tensor");
 }
 
@@ -64,6 +82,7 @@ const cnnkern::Control kControl = {
     [] { return static_cast<int32_t>(cnnkern::current_isa()); },
     [](int32_t isa) { return cnnkern::set_isa(static_cast<Isa>(isa)); },
     cnnkern::reset_isa,
+    [] { return cnnkern::int8_primitives().name; },
     cnnkern::measure_fma_peak,
     cnnkern::measure_memory_bandwidth,
     cnnkern::cpu_features,

@@ -84,6 +84,10 @@ namespace {
 
 int32_t dtype_code(ScalarType dtype) {
   switch (dtype) {
+    case ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    case ScalarType::Char:
+      return aoti_torch_dtype_int8();
     case ScalarType::Int:
       return aoti_torch_dtype_int32();
     case ScalarType::Double:

@@ -155,6 +155,33 @@ struct PixelGemm {
   bool accumulate;  // start from C
 };
 
+// A piece of the sum over k: values k, k + 1, ... of pixel i are a[i][offset], a[i][offset + 1], ...
+template <class T>
+struct PixelStep {
+  const T* const* a;  // (pixels)
+  int64_t offset;
+  int64_t k;
+  int64_t length;
+};
+
+// C[pixel][column] = sum over k of A[pixel][k] B[k][column] for pixels that lie anywhere, and whose results
+// do. The k's are those of a patch's rows.
+template <class T>
+struct ScatteredGemm {
+  const PixelStep<T>* steps;  // (rows, row_steps), in the order of k
+  int64_t rows;
+  int64_t row_steps;
+  int64_t row_depth;  // k's of a row
+  const T* zeros;     // where pixels are read that are zero; may be null
+  int64_t pixels;
+  T* const* c;       // (pixels)
+  int64_t c_column;  // from there to column 0
+  const T* b;        // (panels(columns), k, kPanel)
+  int64_t b_panel;
+  int64_t columns;
+  const T* bias;  // (columns), may be null
+};
+
 template <class T>
 struct Primitives {
   int64_t tile_pixels;  // rows of the GEMM tile: pixels that are worked on at once
@@ -182,6 +209,11 @@ struct Primitives {
   void (*gather_windows)(const T* from, int64_t from_pixel, int64_t pixels, const GatherWindows&,
                          int64_t first, int64_t last, T* to, int64_t to_pixel);
   int64_t window;  // in elements
+  // Products that differ only in their pixels and steps: B is read once for all.
+  void (*scattered_gemms)(const ScatteredGemm<T>* parts, int64_t count);
+  // to[column * to_stride + i] = from[row[i] * from_stride + column] for `rows` rows
+  void (*transpose_rows)(const T* from, int64_t from_stride, const int32_t* row, int64_t rows,
+                         int64_t columns, T* to, int64_t to_stride);
 
   void gemm(const Gemm<T>& product) const { gemms(&product, 1); }
 };

@@ -86,6 +86,20 @@ const Primitives<double>& primitives<double>() {
   return scalar::kPrimitivesDouble;
 }
 
+const Int8Primitives& int8_primitives() {
+#if defined(__x86_64__)
+#if defined(CNNKERN_SIMDE)
+  constexpr bool vnni = true;
+#else
+  const bool vnni = cpu_features().avx512_vnni;
+#endif
+  const Isa isa = current_isa();
+  if (isa == Isa::avx512 && vnni) return avx512vnni::kInt8Primitives;
+  if (isa != Isa::scalar) return avx2::kInt8Primitives;
+#endif
+  return scalar::kInt8Primitives;
+}
+
 int64_t level2_cache_bytes() {
   static const int64_t bytes = [] {
     int64_t found = 0;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/int8_primitives.h"
 #include "cpu/primitives.h"
 
 namespace cnnkern {
@@ -24,6 +25,10 @@ template <>
 const Primitives<float>& primitives<float>();
 template <>
 const Primitives<double>& primitives<double>();
+
+// The int8 inner loops of the instruction set in force, or of the best below it that has some: those with
+// AVX-512 need VNNI besides.
+const Int8Primitives& int8_primitives();
 
 int64_t level2_cache_bytes();  // of one core
 

@@ -4,15 +4,13 @@
 
 namespace cnnkern {
 
-// Which outputs are computed ("kept"), and which of these each output shows. Arrays are (masks, oH * oW), of
-// which `kept`, `first` and `last` fill the beginning of a mask's part; all are the caller's.
+// Which outputs are computed ("kept"), and which of these each output shows. Arrays are (masks, 2, oH * oW):
+// those of a mask follow one another; all are the caller's.
 struct Perforation {
   int64_t masks;         // 1 for all images, or one an image
   const int64_t* begin;  // (N + 1): how many are kept in the images before
-  const int32_t* kept;   // the positions of the kept ones, ascending
-  const int32_t* owner;  // which kept one a position shows; ~(one nearby) where it shows zero
-  const int32_t* first;  // the first position that names this kept one as its owner ...
-  const int32_t* last;   // ... and the last
+  const int32_t* owner;  // which kept one a position shows; -1 where it shows zero
+  const int32_t* kept;   // the positions of the kept ones, ascending; they fill the beginning
 };
 
 template <class T>

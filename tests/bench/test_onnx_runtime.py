@@ -6,6 +6,7 @@ from torch import nn
 
 from bench.rivals.onnx_runtime import OnnxRuntime, model_of
 from bench.timing import check
+from cnnkern import Int8Conv2d
 
 
 def four_convolutions() -> nn.Module:
@@ -34,6 +35,15 @@ def test_the_graph_is_a_chain_of_convolutions():
     assert [node.op_type for node in graph.node] == ["Conv"] * 4
     assert [node.output[0] for node in graph.node] == ["map1", "map2", "map3", "y"]
     assert len(graph.initializer) == 5
+
+
+def test_it_computes_an_int8_layer_up_to_its_rounding():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(6, 9, (5, 3), 2, (1, 2)), torch.randint(256, (2, 6, 13, 11), dtype=torch.uint8)
+    layer = Int8Conv2d.from_conv(conv, 0.01, 100, out_scale=0.02, out_zero_point=120)
+    with OnnxRuntime() as process, torch.inference_mode():
+        contender = process.quantized_contender(layer, x)
+        check(contender, layer(x).float(), torch.ones(()))
 
 
 def test_a_request_that_fails_is_an_error_here():

@@ -91,9 +91,11 @@ def test_the_summary_keeps_losses():
 @pytest.fixture(scope="module")
 def results() -> Results:
     titles = []
-    settings = Settings(layers=(SMALL, DENSE), batches=(2,), threads=(1,), runs=2, seconds=0.01)
+    settings = Settings(
+        layers=(SMALL, DENSE), batches=(2,), gemms=((3, 5, 7),), threads=(1,), runs=2, seconds=0.01
+    )
     results = compare(settings, titles.append)
-    assert len(titles) == settings.steps() == 15
+    assert len(titles) == settings.steps() == 19
     return results
 
 
@@ -111,6 +113,9 @@ def test_a_small_comparison_runs(results: Results):
         ("training", "small R=2"),
         ("overhead", "no_grad"),
         ("overhead", "inference_mode"),
+        ("int8", "small"),
+        ("int8", "dense only"),
+        ("int8 gemm", "3 x 5 x 7"),
         *(
             (suite, f"{name} r={rate}")
             for name in ("small", "dense only")
@@ -122,6 +127,8 @@ def test_a_small_comparison_runs(results: Results):
     assert ratios["column_sparse 1"] == layouts
     assert ratios["training"] == {*layouts, "extra_memory"}
     assert ratios["perforated"] == {*layouts, "over_dense", "over_own_dense"}
+    assert ratios["int8"] == {*layouts, "onnxruntime", "over_dense", "over_own_dense"}
+    assert ratios["int8 gemm"] == {"contiguous", "best"}
     for found in results.rows[:3]:
         assert set(found.ratios) >= {"contiguous", "channels_last", "best", "onnxruntime"}
         assert all(ratio > 0 for ratio in found.ratios.values())

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.files import cache_directory, written_whole
+from cnnkern.compression.files import written_whole
+from examples.files import cache_directory
 
 
 def test_file_appears_whole(tmp_path: Path):

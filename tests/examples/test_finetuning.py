@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cnnkern import CPConv2d, decomposition
+from cnnkern.distillation import Distillation
 from examples import stability
 from examples.datasets import fashion_mnist
 from examples.finetuning import FACTORS, factor_rates, finetune
@@ -59,6 +60,16 @@ def test_factors_take_turns(small_data: Path):
     moved = {name for name in FACTORS if not torch.equal(getattr(network[0], name), before[name])}
     assert moved == set(FACTORS[:2])
     assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_teacher_can_say_where_to(small_data: Path):
+    teacher, network = (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)) for _ in range(2))
+    training = fashion_mnist(small_data)[0]
+    loss = Distillation(teacher)
+    losses = finetune(
+        network, training, steps=12, learning_rate=0.01, batch_size=32, objective=loss, description=None
+    )
+    assert losses[-1] < losses[0]
 
 
 def test_same_seed_same_weights(small_data: Path):

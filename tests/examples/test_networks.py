@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 
 from examples.datasets import Split
-from examples.networks import CHECKPOINT, SqueezeNet, fashion_net, trained_fashion_net
+from examples.networks import CHECKPOINT, SqueezeNet, depthwise_net, fashion_net, trained_fashion_net
 from examples.training import evaluate
 
 
@@ -16,6 +16,14 @@ def test_fashion_net():
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     for layers, size in ((1, 28), (5, 14), (9, 7), (12, 3)):
         assert network[:layers](torch.zeros(2, 1, 28, 28)).shape[2:] == (size, size)
+
+
+def test_depthwise_net():
+    network = depthwise_net()
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert network[:-3](torch.zeros(2, 1, 28, 28)).shape == (2, 256, 4, 4)
+    depthwise = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1]
+    assert [conv.groups == conv.in_channels for conv in depthwise] == [True] * 6
 
 
 def test_squeezenet():

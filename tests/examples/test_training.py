@@ -1,5 +1,6 @@
 """The training loop and the script that keeps the checkpoint."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from cnnkern.distillation import Distillation
 from examples import train_fashion_mnist
 from examples.datasets import MEAN, STD, Split, fashion_mnist
 from examples.training import augment, evaluate, train
@@ -48,6 +50,17 @@ def test_same_seed_same_weights(small_data: Path):
 
     for once, again in zip(trained(), trained(), strict=True):
         assert torch.equal(once, again)
+
+
+def test_an_objective_gets_scores_labels_and_images(small_data: Path):
+    """Such as `Distillation`: without labels, and from a network like itself, there is nothing to learn."""
+    network, split = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), fashion_mnist(small_data)[0]
+    loss = Distillation(copy.deepcopy(network), label_weight=0.0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    train(network, split, optimizer, steps=2, batch_size=16, objective=loss, description=None)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name])
 
 
 def test_training_stops_when_the_loss_is_no_number(small_data: Path):

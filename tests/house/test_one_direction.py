@@ -61,12 +61,13 @@ def folder_of(csrc: Path, path: Path, quoted: str) -> str | None:
     return None
 
 
-NUMERICS = {"decomposition", "pruning", "perforation", "quantization", "distillation"}
+NUMERICS = {"decomposition", "pruning", "perforation", "quantization", "distillation", "folding"}
 KERNELS = {"_ops", "_C"}
 # What a module of cnnkern may import from the others; "" is the package's own __init__.
 MODULES = {
     "reference": set(),
     **{name: set() for name in NUMERICS},
+    "quantization": {"folding"},
     "ops": KERNELS,
     "nn": {"ops", *NUMERICS},
     "compression": {"nn", "ops", *NUMERICS, *KERNELS},

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_what_the_outputs_show_is_found_once(
 ) -> None:
     found = []
     monkeypatch.setattr(
-        layer, "_sources_of", lambda mask: found.append(0) or type(layer)._sources_of(layer, mask)
+        layer, "_arranged", lambda mask: found.append(0) or type(layer)._arranged(layer, mask)
     )
     with torch.no_grad():
         for _ in range(3):
@@ -185,6 +186,27 @@ def test_the_stock_form_can_be_traced_for_export(mask: Tensor) -> None:
     assert not any("cnnkern" in str(node.target) for node in program.graph.nodes)
     with torch.no_grad():
         assert_computes(program.module()(x), layer, x)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("arguments", [{}, {"stride": 2}, {"groups": 2, "bias": False}], ids=str)
+@pytest.mark.parametrize("interpolation", ["nearest", "none"])
+@pytest.mark.parametrize("kind", ["grid", "any"])
+def test_the_stock_form_computes_the_same_in_onnx_runtime(
+    kind: str, interpolation: str, arguments: dict, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = {"padding": 1, **arguments}
+    size = output_size(**options)
+    grid = (torch.arange(size[0]) % 2 == 0)[:, None] & (torch.arange(size[1]) % 3 == 1)
+    mask = grid if kind == "grid" else perforation.uniform(size, 0.6)
+    layer = build(PerforatedConv2d, mask=mask, interpolation=interpolation, **options).eval()
+    x, file = image(layer), tmp_path / "layer.onnx"
+    # the exporter by tracing: the other one asks for packages that nothing else here needs
+    torch.onnx.export(layer.to_stock(), (x,), file, dynamo=False)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_computes(torch.from_numpy(y), layer, x)
 
 
 def test_a_pooling_layer_that_reads_only_kept_outputs_needs_no_interpolation() -> None:

@@ -139,20 +139,20 @@ CASES = TILES + KERNELS + GEOMETRY + GROUPS + EDGES + SHARED
 LAYOUTS = ("contiguous", "channels_last", "sliced", "sliced_channels_last")
 
 
-def fenced(tensor: Tensor | None) -> Tensor | None:
-    """The same tensor, dense in its own memory format, with NaN in the memory before and behind it."""
+def fenced(tensor: Tensor | None, fill: float = math.nan) -> Tensor | None:
+    """The same tensor, dense in its own memory format, with NaN, or `fill`, in the memory around it."""
     if tensor is None:
         return None
     fence = 67  # no multiple of a vector: the data is not aligned to one either
-    memory = tensor.new_full((tensor.numel() + 2 * fence,), math.nan)
+    memory = tensor.new_full((tensor.numel() + 2 * fence,), fill)
     return memory.as_strided(tensor.shape, tensor.stride(), fence).copy_(tensor)
 
 
-def laid_out(x: Tensor, layout: str) -> Tensor:
-    """`x` (N, C, H, W) in one of LAYOUTS, NaN around it; a sliced one is a window into a larger tensor."""
+def laid_out(x: Tensor, layout: str, fill: float = math.nan) -> Tensor:
+    """`x` (N, C, H, W) in one of LAYOUTS, `fill` around it; a sliced one is a window into a larger tensor."""
     memory_format = torch.channels_last if layout.endswith("channels_last") else torch.contiguous_format
     if not layout.startswith("sliced"):
-        return fenced(x.contiguous(memory_format=memory_format))
+        return fenced(x.contiguous(memory_format=memory_format), fill)
     n, c, h, w = x.shape
-    around = x.new_full((n, c + 3, h + 2, 2 * w + 3), math.nan).contiguous(memory_format=memory_format)
+    around = x.new_full((n, c + 3, h + 2, 2 * w + 3), fill).contiguous(memory_format=memory_format)
     return around[:, 2 : c + 2, 1 : h + 1, 3::2].copy_(x)

@@ -227,7 +227,8 @@ GOOD_PAIRS = [[1, 1], [0, 0], [1, 1]]
 STEPS = [1, 1, 0, 0, 1, 1, 2]  # of the one list of a packed operation, with two groups
 WEIGHT, FACTORS = GOOD[ops.conv2d]["weight"], [GOOD[ops.cp_conv2d][f"factor_{axis}"] for axis in "chwk"]
 BIAS, PACKED = torch.randn(4), torch.ops.cnnkern.conv2d_pack(torch.randn(4, 3, 3, 2), 2)
-MASK, SOURCES = torch.ones(3, 6).bool(), torch.arange(18, dtype=torch.int32).view(3, 6)
+MASK = torch.ones(3, 6).bool()
+ARRANGED = torch.ops.cnnkern.perforated_conv2d_arrange(MASK, True)
 SPARSE = GOOD[ops.column_sparse_conv2d]["weight"]
 PACKED_SPARSE = torch.ops.cnnkern.column_sparse_conv2d_pack(SPARSE, COLUMNS, [3, 2], 2)
 PACKED_FACTORS = torch.ops.cnnkern.cp_conv2d_pack(*FACTORS, 2)
@@ -310,11 +311,14 @@ UNSAFE = {
         (X.new_empty(2, 4, 3, 6), X, WEIGHT[0], MASK, *GOOD_PAIRS, 2, True, [True, True, True]),
     ],
     "perforated_conv2d_sources": [(MASK[0], True), (MASK[:0], True), (MASK.int(), True)],
+    "perforated_conv2d_arrange": [(MASK[0], True), (MASK[:0], True), (MASK.int(), True)],
     "perforated_conv2d_packed": [
-        (X, PACKED[1:], BIAS, [4, 3, 3, 2, *STEPS], SOURCES),
-        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], SOURCES[1:]),
-        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], SOURCES.long()),
-        (X, PACKED, BIAS, [4, 3, 3, *STEPS], SOURCES),
+        (X, PACKED[1:], BIAS, [4, 3, 3, 2, *STEPS], ARRANGED),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], ARRANGED[1:]),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], ARRANGED[:, 1:]),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], ARRANGED.expand(3, 2, 3, 6)),
+        (X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], ARRANGED.long()),
+        (X, PACKED, BIAS, [4, 3, 3, *STEPS], ARRANGED),
     ],
     "cp_conv2d_pack": [(*FACTORS, 3), (*FACTORS, 0), (*FACTORS[:3], FACTORS[3][:, :4], 2)],
     "cp_conv2d_packed": [
@@ -340,11 +344,14 @@ def test_the_registered_operation_refuses_what_is_unsafe(name: str, arguments: t
         getattr(torch.ops.cnnkern, name)(*moved_arguments)
 
 
+OWNER, KEPT = ARRANGED
+
+
 @pytest.mark.parametrize(
-    "sources",
-    [SOURCES - 2, SOURCES + 1, SOURCES.flip(0), torch.full_like(SOURCES, -1), SOURCES.clamp(max=16) % 17 + 1],
-    ids=["below", "above", "in turn", "none", "not themselves"],
+    "arrays",
+    [(OWNER - 2, KEPT), (OWNER + 1, KEPT), (OWNER, KEPT + 1), (OWNER, KEPT.flip(0)), (OWNER, KEPT * 0 - 1)],
+    ids=["owner below", "owner above", "kept above", "kept in turn", "none kept"],
 )
-def test_sources_that_lead_nowhere_are_refused(sources: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"(sources|mask): expected"):
-        torch.ops.cnnkern.perforated_conv2d_packed(X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], sources)
+def test_arrays_of_a_perforation_that_lead_nowhere_are_refused(arrays: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match="arranged: expected"):
+        torch.ops.cnnkern.perforated_conv2d_packed(X, PACKED, BIAS, [4, 3, 3, 2, *STEPS], torch.stack(arrays))

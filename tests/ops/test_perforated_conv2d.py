@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.timing import thread_count
 from cnnkern import ops, reference
 from tests.ops.cases import CASES, LAYOUTS, SHARED, TILES, Case, fenced, laid_out
 from tests.ops.masks import KINDS, mask_of
@@ -16,6 +17,12 @@ BLOCKS = [
     Case((9, 40, 7, 7), 80, (3, 3), padding=(1, 1)),
     Case((1, 300, 5, 5), 144, (3, 3), padding=(1, 1)),  # whose channels the workers share
     Case((3, 34, 21, 19), 68, (3, 2), padding=(1, 1), groups=2),
+    Case((2, 37, 13, 17), 40, (1, 1), stride=(1, 2)),  # one pixel for each output
+]
+# images larger than level 2, whose outputs show such of other bands and other workers
+BANDS = [
+    Case((1, 70, 61, 83), 20, (3, 3), padding=(1, 1)),
+    Case((2, 48, 90, 70), 18, (3, 2), stride=(2, 1), dilation=(1, 2), groups=2),
 ]
 EVERY = CASES + BLOCKS
 # every case with two kinds of mask, and every kind with many cases
@@ -24,9 +31,9 @@ MASKED = [(case, KINDS[(i + j) % len(KINDS)]) for i, case in enumerate(EVERY) fo
 
 def packed_conv2d(case: Case, x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, nearest: bool) -> Tensor:
     packed = fenced(torch.ops.cnnkern.conv2d_pack(weight, case.groups))
-    sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, nearest)
+    arranged = torch.ops.cnnkern.perforated_conv2d_arrange(mask, nearest)
     geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
-    return torch.ops.cnnkern.perforated_conv2d_packed(x, packed, bias, geometry, sources)
+    return torch.ops.cnnkern.perforated_conv2d_packed(x, packed, bias, geometry, arranged)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -38,6 +45,23 @@ def test_agrees_with_the_reference(case: Case, layout: str, kind: str, isa: str)
         options = {**case.options, "interpolation": interpolation}
         y = ops.perforated_conv2d(laid_out(x, layout), fenced(weight), mask, fenced(bias), **options)
         reference.assert_within_bound(y, reference.perforated_conv2d, x, weight, mask, bias, **options)
+
+
+@pytest.mark.parametrize("kind", ["few", "one", "bands", "each image"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", BANDS, ids=str)
+def test_outputs_show_kept_ones_however_far_away(case: Case, layout: str, kind: str) -> None:
+    x, weight, bias = case.conv2d_arguments()
+    mask = mask_of(case, kind)
+    mask[..., mask.shape[-2] // 2, 0] = True
+    results = []
+    for threads in (1, 2, 3):
+        with thread_count(threads):
+            results.append(ops.perforated_conv2d(laid_out(x, layout), weight, mask, bias, **case.options))
+    reference.assert_within_bound(
+        results[0], reference.perforated_conv2d, x, weight, mask, bias, **case.options
+    )
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -109,11 +133,9 @@ def test_bits_do_not_depend_on_the_threads(case: Case, layout: str, kind: str, i
     x, weight, bias = case.conv2d_arguments()
     x, mask = laid_out(x, layout), mask_of(case, kind)
     results = []
-    before = torch.get_num_threads()
     for threads in (1, 2, 3, 7, 2):
-        torch.set_num_threads(threads)
-        results.append(ops.perforated_conv2d(x, weight, mask, bias, **case.options))
-    torch.set_num_threads(before)
+        with thread_count(threads):
+            results.append(ops.perforated_conv2d(x, weight, mask, bias, **case.options))
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 

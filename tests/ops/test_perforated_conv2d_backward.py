@@ -11,6 +11,14 @@ from tests.ops.masks import mask_of
 backward = torch.ops.cnnkern.perforated_conv2d_backward
 ALL = [True, True, True]
 TRAINED = [case for case in CASES if case.x[0] > 0]
+# channels that fill panels, so that only kept outputs take part
+KEPT = [
+    Case((3, 16, 13, 11), 32, (3, 3), padding=(1, 1)),
+    Case((2, 31, 9, 14), 47, (3, 2), stride=(2, 3), padding=(2, 1), dilation=(1, 2)),
+    Case((2, 32, 8, 7), 64, (5, 3), padding=(0, 3), groups=2),
+    Case((7, 48, 5, 5), 30, (1, 1), stride=(2, 1)),
+    Case((1, 16, 4, 3), 16, (6, 5), padding=(3, 2)),
+]
 
 
 def operands(case: Case, kind: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
@@ -47,10 +55,21 @@ def test_agree_with_the_reference(case: Case, layout: str, kind: str, interpolat
     )
 
 
+@pytest.mark.parametrize("kind", ["half", "few", "one", "each image"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", KEPT, ids=str)
+def test_those_of_kept_outputs_agree_with_the_reference(case: Case, layout: str, kind: str, isa: str) -> None:
+    grad, x, weight, mask, bias = operands(case, kind)
+    got = gradients(case, laid_out(grad, layout), laid_out(x, layout), fenced(weight), mask)
+    reference.assert_gradients_within_bound(
+        got, reference.perforated_conv2d, grad, x, weight, mask, bias, **case.options
+    )
+
+
 @pytest.mark.parametrize("asked", range(3))
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_only_what_is_asked_for_is_computed(asked: int, layout: str, isa: str) -> None:
-    case = Case((2, 6, 7, 9), 12, (3, 5), padding=(1, 2))
+@pytest.mark.parametrize("case", [Case((2, 6, 7, 9), 12, (3, 5), padding=(1, 2)), KEPT[0]], ids=str)
+def test_only_what_is_asked_for_is_computed(case: Case, asked: int, layout: str, isa: str) -> None:
     grad, x, weight, mask, _ = operands(case, "half")
     grad, x = laid_out(grad, layout), laid_out(x, layout)
     every = gradients(case, grad, x, weight, mask)
@@ -60,7 +79,7 @@ def test_only_what_is_asked_for_is_computed(asked: int, layout: str, isa: str) -
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", SHARED, ids=str)
+@pytest.mark.parametrize("case", SHARED + KEPT, ids=str)
 def test_bits_do_not_depend_on_the_threads(case: Case, layout: str, isa: str) -> None:
     grad, x, weight, mask, _ = operands(case, "each image")
     grad, x = laid_out(grad, layout), laid_out(x, layout)

@@ -27,11 +27,13 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
     grad = torch.randn_like(reference.conv2d(x, weight, **case.options))
     packed = torch.ops.cnnkern.conv2d_pack(weight, case.groups)
     mask = mask_of(case, "half")
-    sources = torch.ops.cnnkern.perforated_conv2d_sources(mask, True)
+    arranged = torch.ops.cnnkern.perforated_conv2d_arrange(mask, True)
     _, sparse, columns, _ = case.column_sparse_arguments()
     kernel = list(case.kernel)
     packed_sparse = torch.ops.cnnkern.column_sparse_conv2d_pack(sparse, columns, kernel, case.groups)
     packed_factors = torch.ops.cnnkern.cp_conv2d_pack(*factors, case.groups)
+    if name.startswith("int8"):
+        return int8_arguments(name, case, memory_format)
     return {
         "im2col": (x, list(case.kernel), *pairs),
         "column_sparse_conv2d": (x, sparse, columns, bias, kernel, *pairs, case.groups),
@@ -55,12 +57,37 @@ def arguments(name: str, case: Case, memory_format: torch.memory_format) -> tupl
             True,
             [True, False, True],
         ),
-        "perforated_conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], sources),
+        "perforated_conv2d_packed": (x, packed, bias, [*case.weight_size, *steps], arranged),
+        "perforated_conv2d_arrange": (mask_of(case, "each image"), True),
         "perforated_conv2d_sources": (mask_of(case, "each image"), False),
         "cp_conv2d": (x, *factors, bias, *pairs, case.groups),
         "cp_conv2d_backward": (grad, x, *factors, *pairs, case.groups, [True, True, False, True, True, True]),
         "cp_conv2d_pack": (*factors, case.groups),
         "cp_conv2d_packed": (x, packed_factors, bias, [*case.factor_size, *steps]),
+    }[name]
+
+
+def int8_arguments(name: str, case: Case, memory_format: torch.memory_format) -> tuple[Any, ...]:
+    """Those of the int8 operations; of the matrices, a is x as rows of pixels."""
+    x = torch.randint(256, case.x, dtype=torch.uint8).contiguous(memory_format=memory_format)
+    weight = torch.randint(-128, 128, case.weight_size, dtype=torch.int8)
+    bias = torch.randn(case.channels) if case.bias else None
+    rows = torch.randint(-128, 128, (case.x[0], 13), dtype=torch.int8)
+    matrix = torch.randint(-128, 128, (case.channels, 13), dtype=torch.int8)
+    pairs = [list(case.stride), list(case.padding), list(case.dilation)]
+    geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
+    scales = torch.rand(case.channels) + 0.1, 0.5, 7, 100.0 if case.bias else None, 3
+    packed = torch.ops.cnnkern.int8_conv2d_pack(weight, case.groups)
+    packed_matrix = torch.ops.cnnkern.int8_gemm_pack(matrix.t())
+    return {
+        "int8_conv2d": (x, weight, bias, *scales, *pairs, case.groups, True),
+        "int8_conv2d_pack": (weight, case.groups),
+        "int8_conv2d_packed": (x, packed, bias, geometry, *scales, False),
+        "int8_gemm": (rows, matrix.t(), -3),
+        "int8_gemm_pack": (matrix.t(),),
+        "int8_gemm_packed": (rows, packed_matrix, case.channels, -3),
+        "int8_linear": (rows, matrix, bias, *scales, True),
+        "int8_linear_packed": (rows, packed_matrix, bias, *scales, False),
     }[name]
 
 

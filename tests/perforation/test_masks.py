@@ -13,13 +13,17 @@ SIZES = [(1, 1), (1, 7), (13, 1), (7, 7), (28, 28), (27, 55)]
 RATES = [0.0, 0.1, 1 / 3, 0.5, 0.75, 0.99]
 
 
+def impact(size: tuple[int, int], rate: float) -> Tensor:
+    return perforation.impact(torch.ones(size), rate)
+
+
 def pooling(size: tuple[int, int], rate: float) -> Tensor:
     return perforation.pooling_structure(size, rate, kernel_size=3, stride=2, padding=1)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("make", [perforation.uniform, pooling])
+@pytest.mark.parametrize("make", [perforation.uniform, pooling, impact])
 def test_the_rate_is_met_to_the_nearest_position(
     make: Callable[..., Tensor], size: tuple[int, int], rate: float
 ) -> None:
@@ -29,7 +33,7 @@ def test_the_rate_is_met_to_the_nearest_position(
     assert int(mask.sum()) == max(1, round(size[0] * size[1] * (1 - rate)))
 
 
-@pytest.mark.parametrize("make", [perforation.uniform, perforation.grid, pooling])
+@pytest.mark.parametrize("make", [perforation.uniform, perforation.grid, pooling, impact])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_rate_zero_keeps_all_and_the_same_arguments_give_the_same(
     make: Callable[..., Tensor], size: tuple[int, int]

@@ -10,7 +10,6 @@
 // and for the rows that the strip completes: with x, the gradient of factor_c; times factor_c, the gradient
 // of x. Sums over pixels are added to the gradients themselves.
 #include <algorithm>
-#include <cstring>
 
 #include "cpu/cp_conv2d/backward_operands.h"
 #include "cpu/cp_conv2d/backward_plan.h"
@@ -98,33 +97,6 @@ struct Backward {
   // A row of a ring whose first panel is at `from`.
   T* ring_row(T* from, int64_t panel, int64_t row) const {
     return from + panel * ring_panel() + row % plan.ring_rows * row_size();
-  }
-
-  // A product whose columns are whole panels, of which `stride` elements lie from one to the next.
-  static Gemm<T> product(int64_t rows, const Operand<T>& b, int64_t columns, T* c, int64_t c_pixel,
-                         int64_t c_panel) {
-    Gemm<T> gemm{};
-    gemm.pixels = rows;
-    gemm.lines = 1;
-    gemm.b = b.data;
-    gemm.b_panel = b.panel;
-    gemm.b_step = b.step;
-    gemm.c = c;
-    gemm.c_pixel = c_pixel;
-    gemm.c_panel = c_panel;
-    gemm.columns = columns;
-    return gemm;
-  }
-  static void from_rows(Gemm<T>& gemm, const T* a, int64_t a_pixel, int64_t depth) {
-    gemm.a = a;
-    gemm.a_pixel = a_pixel;
-    gemm.patch = Patch::line(depth);
-  }
-  // `channels` in panels, `panel` elements apart; the last panel's lanes past them are zeros on either side.
-  static void from_panels(Gemm<T>& gemm, const T* a, int64_t channels, int64_t panel) {
-    gemm.a = a;
-    gemm.a_pixel = kPanel;
-    gemm.patch = Patch::whole(1, 0, panels(channels), panel, std::min(kPanel, channels));
   }
 
   // x under the strip's new rows into its ring: this worker's share of the channels.
@@ -266,7 +238,7 @@ struct Backward {
     }
     if (!t.counted || !p.grad_k) return;
     const int64_t first = panel.begin * kPanel;
-    Gemm<T> gemm = product(plan.group_outputs, {rows, pixels * kPanel, kPanel},
+    Gemm<T> gemm = product(plan.group_outputs, Operand<T>{rows, pixels * kPanel, kPanel},
                            std::min(count * kPanel, plan.group_rank - first), sums.k(t.group) + first,
                            plan.group_rank, kPanel);
     from_rows(gemm, grad, plan.grad_pitch, pixels);
@@ -292,7 +264,7 @@ struct Backward {
       kernels.transpose(ring_row(ring, q, r.begin), kPanel, pixels, kPanel,
                         by_rank + (q - panel.begin) * kPanel * pitch, pitch);
     Gemm<T> gemm = product(std::min(panel.end * kPanel, plan.group_rank) - first,
-                           {ring_row(x, 0, r.begin), ring_panel(), kPanel}, plan.group_channels,
+                           Operand<T>{ring_row(x, 0, r.begin), ring_panel(), kPanel}, plan.group_channels,
                            sums.c(t.group) + first * plan.group_channels, plan.group_channels, kPanel);
     from_rows(gemm, by_rank, pitch, pixels);
     gemm.accumulate = true;

@@ -16,6 +16,37 @@ struct Operand {
   int64_t panel, step;
 };
 
+// C (rows, columns) = A B, whose A from_rows or from_panels gives.
+template <class T>
+Gemm<T> product(int64_t rows, const Operand<T>& b, int64_t columns, T* c, int64_t c_pixel, int64_t c_panel) {
+  Gemm<T> gemm{};
+  gemm.pixels = rows;
+  gemm.lines = 1;
+  gemm.b = b.data;
+  gemm.b_panel = b.panel;
+  gemm.b_step = b.step;
+  gemm.c = c;
+  gemm.c_pixel = c_pixel;
+  gemm.c_panel = c_panel;
+  gemm.columns = columns;
+  return gemm;
+}
+
+template <class T>
+void from_rows(Gemm<T>& gemm, const T* a, int64_t a_pixel, int64_t depth) {
+  gemm.a = a;
+  gemm.a_pixel = a_pixel;
+  gemm.patch = Patch::line(depth);
+}
+
+// `channels` in panels, `panel` elements apart; the last panel's lanes past them are zeros on either side.
+template <class T>
+void from_panels(Gemm<T>& gemm, const T* a, int64_t channels, int64_t panel) {
+  gemm.a = a;
+  gemm.a_pixel = kPanel;
+  gemm.patch = Patch::whole(1, 0, panels(channels), panel, std::min(kPanel, channels));
+}
+
 // The factors of every group, at the beginning of the scratch; in place where they can be.
 template <class T>
 struct BackwardFactors {

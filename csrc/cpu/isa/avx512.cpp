@@ -94,6 +94,7 @@ constexpr int kPixelTileVectors = 3;
 #include "cpu/isa/fma_loop.inc"
 #include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
+#include "cpu/isa/scattered.inc"
 #include "cpu/isa/transpose_8x8.inc"
 }  // namespace
 
@@ -109,6 +110,8 @@ const Primitives<float> kPrimitives = {.tile_pixels = kTilePixels,
                                        .gather_pixels = gather_pixels,
                                        .pixel_gemm = pixel_gemm,
                                        .gather_windows = gather_windows,
-                                       .window = Vec::kLanes};
+                                       .window = Vec::kLanes,
+                                       .scattered_gemms = scattered_gemms,
+                                       .transpose_rows = transpose_rows};
 }  // namespace cnnkern::avx512
 #endif

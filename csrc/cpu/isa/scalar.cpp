@@ -65,11 +65,19 @@ struct Loops {
 #include "cpu/isa/fma_loop.inc"
 #include "cpu/isa/gathered.inc"
 #include "cpu/isa/gemm.inc"
+#include "cpu/isa/scattered.inc"
 
   static void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                         int64_t to_stride) {
     for (int64_t j = 0; j < columns; ++j) {
       for (int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
+    }
+  }
+
+  static void transpose_rows(const T* from, int64_t from_stride, const int32_t* row, int64_t rows,
+                             int64_t columns, T* to, int64_t to_stride) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[row[i] * from_stride + j];
     }
   }
 
@@ -86,7 +94,9 @@ struct Loops {
             .gather_pixels = gather_pixels,
             .pixel_gemm = pixel_gemm,
             .gather_windows = gather_windows,
-            .window = Vec::kLanes};
+            .window = Vec::kLanes,
+            .scattered_gemms = scattered_gemms,
+            .transpose_rows = transpose_rows};
   }
 };
 }  // namespace

@@ -41,7 +41,7 @@ void fold(const Conv2dShape& s, const Perforation& perforation, const T* grad, T
     const auto [begin, end] = me.share(s.batch * s.out_channels);
     for (int64_t i = begin; i < end;) {
       const int64_t image = i / s.out_channels, channel = i % s.out_channels;
-      const int64_t part = perforation.masks == 1 ? 0 : image * area;
+      const int64_t part = perforation.masks == 1 ? 0 : image * 2 * area;
       const int32_t *const kept = perforation.kept + part, *const owner = perforation.owner + part;
       const int64_t offset = image * s.out_channels * area;
       if (s.channels_last) {

@@ -12,10 +12,13 @@ namespace cnnkern {
 void nearest_kept(const uint8_t* mask, int64_t masks, int64_t height, int64_t width, int32_t* sources,
                   int32_t* scratch, int64_t threads);
 
-// Writes the arrays of one mask (params/perforated_conv2d.h) for `sources` (area): the position whose value
-// each shows, -1 for zero. Returns how many are kept, or -1 where a source lies outside or shows another.
-int64_t arrange(const int32_t* sources, int64_t area, int32_t* kept, int32_t* owner, int32_t* first,
-                int32_t* last);
+// Writes the arrays of one mask (params/perforated_conv2d.h) for `sources` (area): for each position itself
+// where it is kept, a kept one whose value it shows, or -1 for zero. `kept` ends with -1's. Returns how many
+// are kept.
+int64_t arrange(const int32_t* sources, int64_t area, int32_t* owner, int32_t* kept);
+
+// How many such arrays keep; -1 where a kernel could not rely on them.
+int64_t count_kept(const int32_t* owner, const int32_t* kept, int64_t area);
 
 template <class T>
 int64_t perforated_conv2d_scratch(const Conv2dShape& shape, int64_t kept, int64_t threads);  // in elements

@@ -1,91 +1,81 @@
-// From computed rows of channels to all outputs that show them.
+// From the kept outputs to those that show them.
 #pragma once
-#include <algorithm>
 #include <cstring>
 
+#include "cpu/perforated_conv2d/plan.h"
 #include "cpu/primitives.h"
-#include "params/perforated_conv2d.h"
 
 namespace cnnkern {
 
-constexpr int64_t kRunPixels = 128;          // of a run that is transposed at once
-constexpr int64_t kRunColumns = 2 * kPanel;  // of one transposition
+constexpr int64_t kRunPixels = 128;  // that are transposed at once
 
-// Computed rows: those of the kept outputs [begin, end) of all images together, then one of zeros.
-template <class T>
-struct Shown {
-  const T* rows;  // (end - begin + 1, width)
-  int64_t width;
-  int64_t begin, end;
-  int64_t channel, channels;  // of y, which the columns of the rows belong to
+// Which of the kept outputs [first, last) an output must show to be written.
+struct Owners {
+  int64_t first, last;
+  bool among;  // or must not, and is not zero
+  bool zeros;  // those that show zero as well
+  bool include(int32_t owner) const {
+    if (owner < 0) return zeros;
+    return (owner >= first && owner < last) == among;
+  }
 };
 
-// Calls body(image, its mask's part of the arrays, first, last) for the kept outputs [first, last) of an
-// image that are among [begin, end) of all.
-template <class Body>
-void for_images(const Conv2dShape& s, const Perforation& perforation, int64_t begin, int64_t end,
-                const Body& body) {
-  const int64_t* const starts = perforation.begin;
-  int64_t image = std::upper_bound(starts, starts + s.batch + 1, begin) - starts - 1;
-  for (; begin < end; begin = starts[++image]) {
-    const int64_t part = perforation.masks == 1 ? 0 : image * s.out_height * s.out_width;
-    body(image, part, begin - starts[image], std::min(end, starts[image + 1]) - starts[image]);
-  }
-}
-
-// Writes the rows `row` of adjacent outputs of an image that is channel first, whose channel 0 of the first
-// of them is `y`.
+// Writes those outputs of a piece that are not kept and whose owner is one of `owners`, from the kept ones,
+// which have been written. `list` holds 2 * kListed values.
 template <class T>
-void show_run(const Primitives<T>& kernels, const Shown<T>& shown, const int64_t* row, int64_t pixels,
-              T* expanded, T* y, int64_t area) {
-  for (int64_t column = 0; column < shown.channels; column += kRunColumns) {
-    const int64_t columns = std::min(kRunColumns, shown.channels - column);
-    for (int64_t i = 0; i < pixels; ++i) {
-      const T* const from = shown.rows + row[i] * shown.width + column;
-      if (columns == kRunColumns) {
-        std::memcpy(expanded + i * kRunColumns, from, sizeof(T) * kRunColumns);
-      } else {
-        std::copy_n(from, columns, expanded + i * kRunColumns);
+void copy_shown(const Conv2dShape& s, const Piece& piece, const Owners& owners, const Channels& channels,
+                int32_t* list, T* y) {
+  const int64_t area = s.out_height * s.out_width;
+  y += piece.image * area * s.out_channels + channels.first * (s.channels_last ? 1 : area);
+  int32_t *const to = list, *const from = list + kListed;
+  for (int64_t begin = piece.begin; begin < piece.end; begin += kListed) {
+    const int64_t until = std::min(piece.end, begin + kListed);
+    int64_t count = 0;
+    // No branch depends on the mask: half of them would be mispredicted.
+    for (int64_t p = begin; p < until; ++p) {
+      const int32_t owner = piece.owner[p], source = owner < 0 ? -1 : piece.kept[owner];
+      to[count] = static_cast<int32_t>(p);
+      from[count] = source;
+      count += owners.include(owner) & (source != p);
+    }
+    if (s.channels_last) {
+      for (int64_t i = 0; i < count; ++i) {
+        T* const pixel = y + to[i] * s.out_channels;
+        if (from[i] < 0) {
+          std::fill_n(pixel, channels.count, T(0));
+        } else {
+          std::memcpy(pixel, y + from[i] * s.out_channels, sizeof(T) * static_cast<size_t>(channels.count));
+        }
+      }
+    } else if (count > 0) {
+      for (int64_t k = 0; k < channels.count; ++k) {
+        T* const plane = y + k * area;
+        for (int64_t i = 0; i < count; ++i) plane[to[i]] = plane[from[i]];
       }
     }
-    kernels.transpose(expanded, kRunColumns, pixels, columns, y + column * area, area);
   }
 }
 
-// Writes every output whose owner is among the computed rows. `expanded` holds kRunPixels * kRunColumns
-// values.
+// Which row of a tile each output of a piece shows: that of its kept one, where the piece's first is row
+// `first`; `zero`; or any where the kept one belongs to another piece.
+inline void find_rows(const Piece& piece, int64_t first, int64_t zero, int32_t* row) {
+  const auto count = static_cast<int32_t>(piece.count());
+  for (int64_t p = piece.begin; p < piece.end; ++p) {
+    const int32_t owner = piece.owner[p], among = owner - static_cast<int32_t>(piece.first);
+    const int32_t inner = among >= 0 && among < count ? among : 0;
+    row[p - piece.begin] = owner < 0 ? static_cast<int32_t>(zero) : static_cast<int32_t>(first) + inner;
+  }
+}
+
+// Writes the outputs of a channel-first piece, `row` of which each shows of a tile of kTileColumns columns.
 template <class T>
-void show(const Primitives<T>& kernels, const Conv2dShape& s, const Perforation& perforation,
-          const Shown<T>& shown, T* expanded, T* y) {
-  const int64_t area = s.out_height * s.out_width;
-  for_images(s, perforation, shown.begin, shown.end,
-             [&](int64_t image, int64_t part, int64_t first, int64_t last) {
-               const int32_t* const owner = perforation.owner + part;
-               const int64_t lowest =
-                   *std::min_element(perforation.first + part + first, perforation.first + part + last);
-               const int64_t highest =
-                   *std::max_element(perforation.last + part + first, perforation.last + part + last);
-               const int64_t offset = perforation.begin[image] - shown.begin;
-               T* const to = y + (s.channels_last ? image * area * s.out_channels + shown.channel
-                                                  : (image * s.out_channels + shown.channel) * area);
-               int64_t row[kRunPixels], pixels = 0;
-               for (int64_t p = lowest; p <= highest + 1; ++p) {
-                 const int64_t named = p <= highest ? owner[p] : last, kept = named < 0 ? ~named : named;
-                 const bool ours = kept >= first && kept < last;
-                 if (pixels > 0 && (!ours || pixels == kRunPixels)) {
-                   show_run(kernels, shown, row, pixels, expanded, to + p - pixels, area);
-                   pixels = 0;
-                 }
-                 if (!ours) continue;
-                 const int64_t from = named < 0 ? shown.end - shown.begin : offset + kept;
-                 if (s.channels_last) {
-                   std::memcpy(to + p * s.out_channels, shown.rows + from * shown.width,
-                               sizeof(T) * static_cast<size_t>(shown.channels));
-                 } else {
-                   row[pixels++] = from;
-                 }
-               }
-             });
+void show_rows(const Primitives<T>& kernels, const Conv2dShape& s, const Piece& piece,
+               const Channels& channels, const T* tile, const int32_t* row, T* y) {
+  const int64_t area = s.out_height * s.out_width, pixels = piece.end - piece.begin;
+  y += (piece.image * s.out_channels + channels.first) * area + piece.begin;
+  for (int64_t i = 0; i < pixels; i += kRunPixels)
+    kernels.transpose_rows(tile, kTileColumns, row + i, std::min(kRunPixels, pixels - i), channels.count,
+                           y + i, area);
 }
 
 }  // namespace cnnkern

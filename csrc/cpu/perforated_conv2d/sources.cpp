@@ -64,32 +64,30 @@ void nearest_kept(const uint8_t* mask, int64_t masks, int64_t height, int64_t wi
   });
 }
 
-int64_t arrange(const int32_t* sources, int64_t area, int32_t* kept, int32_t* owner, int32_t* first,
-                int32_t* last) {
+int64_t arrange(const int32_t* sources, int64_t area, int32_t* owner, int32_t* kept) {
   // No branch depends on the mask: half of them would be mispredicted.
   int64_t count = 0;
-  bool valid = true;
   for (int64_t p = 0; p < area; ++p) {
-    valid &= sources[p] >= -1 && sources[p] < area;
     kept[count] = static_cast<int32_t>(p);
-    first[p] = static_cast<int32_t>(area);
     owner[p] = static_cast<int32_t>(count);
     count += sources[p] == p;
   }
-  if (!valid || count == 0) return valid ? 0 : -1;
-  // Until now `owner` says how many are kept before; where nothing is shown, the one before or the first is
-  // near.
-  for (int64_t p = 0; p < area; ++p) {
-    const int32_t source = sources[p], shows = source < 0 ? 0 : source;
-    valid &= source < 0 || sources[shows] == source;
-    const int32_t near = owner[p] > 0 ? owner[p] - 1 : 0, shown = source < 0 ? near : owner[shows];
-    last[p] = source < 0 ? ~shown : shown;
-    first[shown] = std::min(first[shown], static_cast<int32_t>(p));
-  }
-  if (!valid) return -1;
-  std::copy_n(last, area, owner);
-  for (int64_t p = 0; p < area; ++p) last[owner[p] < 0 ? ~owner[p] : owner[p]] = static_cast<int32_t>(p);
+  // Until now `owner` says how many are kept before; a kept one, and so every source, must stay as it is.
+  for (int64_t p = 0; p < area; ++p)
+    owner[p] = sources[p] < 0 ? -1 : sources[p] == p ? owner[p] : -2 - sources[p];
+  for (int64_t p = 0; p < area; ++p) owner[p] = owner[p] < -1 ? owner[-2 - owner[p]] : owner[p];
+  std::fill(kept + count, kept + area, -1);
   return count;
+}
+
+int64_t count_kept(const int32_t* owner, const int32_t* kept, int64_t area) {
+  const int64_t count = std::partition_point(kept, kept + area, [](int32_t p) { return p >= 0; }) - kept;
+  if (count == 0) return -1;
+  int32_t wrong =
+      kept[0] < 0 || kept[count - 1] >= area;  // an int, and no branches: the compiler makes vectors
+  for (int64_t i = 1; i < count; ++i) wrong |= kept[i] <= kept[i - 1];
+  for (int64_t p = 0; p < area; ++p) wrong |= owner[p] < -1 || owner[p] >= static_cast<int32_t>(count);
+  return wrong ? -1 : count;
 }
 
 }  // namespace cnnkern

@@ -1,0 +1,105 @@
+"""What a convolution may become: layers that were timed in its place first, and only then fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cnnkern.compression.fits import Fits
+from cnnkern.compression.inspection import Place
+from cnnkern.compression.methods import Strength, forms, method_named
+from cnnkern.compression.refit import refit, relative_error
+from cnnkern.compression.timing import Turn, interleave
+
+MARGIN = 0.05  # how much less time than the layer's own a candidate has to take
+
+
+@dataclass
+class Candidate:
+    """One method at one strength, in the form that is fastest.
+
+    Attributes:
+        seconds: measured in the layer's place, on its input.
+        error: ‖candidate(x) − y‖ / ‖y‖ on the calibration's activations, after the refit; None if not fitted.
+        loss: of the network with this layer alone replaced, above that of the original; None if not measured.
+        verdict: why it was not chosen, or "chosen".
+    """
+
+    method: str
+    strength: Strength
+    form: str
+    seconds: float
+    layer: nn.Module | None = None
+    error: float | None = None
+    loss: float | None = None
+    verdict: str = ""
+
+    @property
+    def title(self) -> str:
+        """Such as "cp, rank 32"."""
+        label = method_named(self.method).label(self.strength)
+        return f"{self.method}, {label}{f' ({self.form})' if self.form else ''}"
+
+
+@torch.no_grad()
+def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, list[Candidate]]:
+    """Seconds of the convolution itself, and its candidates with theirs, all timed in turns.
+
+    Each method is timed in all its forms, with weights that are yet to be fitted, and keeps the fastest.
+    Those that do not win MARGIN get their verdict here, and are never fitted.
+    """
+    conv, x, cost = place.conv, place.x, place.cost
+    entered: list[tuple[str, Strength, str, nn.Module]] = []
+    for name in ("dense", *methods):
+        method = method_named(name)
+        for strength in method.strengths(conv, cost):
+            blank = method.blank or (
+                lambda conv, strength, m=method: m.make(conv, strength, cost.output_size, 0)
+            )
+            for form, layer in forms(blank(conv, strength).eval()).items():
+                entered.append((name, strength, form, layer))
+    runs = [conv, *(layer for *_, layer in entered)]
+    timings, _ = interleave([Turn(lambda layer=layer: layer(x)) for layer in runs], seconds=seconds)
+    own, strides = timings[0].median, conv(x).stride()
+    best: dict[tuple[str, Strength], Candidate] = {}
+    for (name, strength, form, layer), timing in zip(entered, timings[1:], strict=True):
+        candidate = Candidate(name, strength, form, timing.median)
+        if layer(x).stride() != strides:  # such as where weights alone are in channels_last format
+            candidate.verdict = (
+                "its output is in another memory format, which the layers behind do not expect"
+            )
+        known = best.get((name, strength))
+        if known is None or candidate.seconds < known.seconds:
+            best[name, strength] = candidate
+    for candidate in best.values():
+        if not candidate.verdict and candidate.seconds > (1 - MARGIN) * own:
+            candidate.verdict = f"not faster: {own / candidate.seconds:.2f} times"
+    return own, list(best.values())
+
+
+def fit(place: Place, candidate: Candidate, fits: Fits, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Give the candidate its layer, refitted to the layer's own outputs, and its error."""
+    made = fits.get(place.conv, candidate.method, candidate.strength, place.cost.output_size)
+    layer = forms(made)[candidate.form]
+    if not method_named(candidate.method).exact:
+        layer = refit(layer, pairs, fits.seed).layer
+    candidate.layer = layer
+    candidate.error = relative_error(layer, pairs)
+
+
+def drop_dominated(candidates: Sequence[Candidate]) -> None:
+    """A verdict for each candidate that another one beats in time and in error."""
+    alive = [candidate for candidate in candidates if candidate.layer is not None]
+    for candidate in alive:
+        for other in alive:
+            no_worse = other.seconds <= candidate.seconds and other.error <= candidate.error
+            better = other.seconds < candidate.seconds or other.error < candidate.error
+            if other is not candidate and no_worse and better:
+                candidate.verdict = f"slower and less exact than {other.title}"
+                break
+    for candidate in alive:
+        if candidate.verdict:
+            candidate.layer = None  # its memory is needed

@@ -1,0 +1,258 @@
+"""`cnnkern.compress`: a trained model in, a faster one out, by measured time and measured loss."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from cnnkern.compression.candidates import MARGIN
+from cnnkern.compression.cost import tensors
+from cnnkern.compression.fits import Fits
+from cnnkern.compression.inspection import inspect_model
+from cnnkern.compression.losses import Divergence, Evaluate, checked, parameter_count, state_bytes
+from cnnkern.compression.machine import environment
+from cnnkern.compression.methods import METHODS
+from cnnkern.compression.planner import Option, front
+from cnnkern.compression.planning import Built, Planner, timed_together
+from cnnkern.compression.profiling import profile
+from cnnkern.compression.report import CHOSEN, LayerReport, Report, Tried, Whole
+from cnnkern.compression.running import call, check_model, device_of, in_format, inference
+from cnnkern.compression.search import Layer, search
+from cnnkern.compression.timing import Turn, interleave
+from cnnkern.folding import UntraceableError, fold_batch_norm
+from cnnkern.pruning.layers import unwrapped
+
+FRONT_STEPS = 16
+
+Finetune = Callable[[nn.Module, nn.Module], None]
+
+
+class Compressed(NamedTuple):
+    """What `cnnkern.compress` returns."""
+
+    model: nn.Module
+    report: Report
+
+
+def compress(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    target_speedup: float | None = None,
+    max_loss_increase: float | None = None,
+    calibration: Iterable[Any] | None = None,
+    evaluate: Evaluate | None = None,
+    methods: Sequence[str] = tuple(METHODS),
+    finetune: Finetune | None = None,
+    seed: int = 0,
+    cache: str | os.PathLike | None = None,
+    seconds: float = 1.0,
+) -> Compressed:
+    """Replace the convolutions of a trained model by faster layers, each chosen by measured time and loss.
+
+    Batch norms are folded first, where that is exact. Every candidate is timed in the layer's place, on its
+    input, with the threads that torch uses; one that is not faster by five percent is never used. Those that
+    are faster are fitted, refitted to the calibration's activations, and tried in the network one by one. An
+    integer program then picks one for each layer; the network is built, layer after layer, each fitted to
+    what the layers before it give; it is measured in turns with the original, and the plan repaired by what
+    was measured.
+
+    Args:
+        model: on the CPU; it is not changed.
+        example_input: what the compressed model is to be fast on: a tensor (N, C, H, W), or a tuple of
+            positional or a mapping of keyword arguments; in the batch size and memory format that matter.
+        target_speedup: how many times faster the whole model is to be, above 1; or
+        max_loss_increase: how much it may lose, as `evaluate` has it.
+        calibration: batches like `example_input`, of inputs like those to come; tens of images, since all of
+            a layer's activations are held at once. The example alone, if None.
+        evaluate: a function of a model that returns its loss, lower is better, such as 1 − accuracy; called
+            in eval mode, often. If None, how far the outputs on the calibration are from the original's:
+            Σ‖f(x) − f₀(x)‖² / Σ‖f₀(x)‖².
+        methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated". Our dense layer, which
+            loses nothing, is always tried.
+        finetune: trains the compressed model in place: finetune(model, original), such as
+            `cnnkern.compression.Distill`. It is kept only where the loss does not rise by it.
+        seed: of fits and of what is drawn.
+        cache: a folder where finished fits are kept; a search that was interrupted goes on from there.
+        seconds: of timing, for each layer and for each network.
+
+    Returns:
+        (model, report): a new model in eval mode; `model` itself, where nothing is gained by five percent.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot be; the message names it.
+        NotImplementedError: a model on another device than the CPU.
+
+    Convolutions that are called several times or not at all, share their weight, or are frozen beside others
+    that are not, are left alone, as are functional ones; the report says which and why.
+    """
+    check_model(model)
+    _check(target_speedup, max_loss_increase, methods, seconds)
+    if (device := device_of(model, example_input)).type != "cpu":
+        raise NotImplementedError(f"model: expected one on the CPU, got one on {device}")
+    original = copy.deepcopy(unwrapped(model)).eval()
+    folded = _folded(original)
+    batches = [example_input] if calibration is None else list(calibration)
+    if not batches:
+        raise ValueError("calibration: expected at least one batch, got none")
+    inspection = inspect_model(folded, example_input)
+    if evaluate is None:
+        evaluate = Divergence(original, batches)
+    loss = checked(evaluate, original)
+    if not math.isfinite(loss):
+        raise ValueError(f"evaluate: expected a finite loss of the original, got {loss}")
+    fits = Fits(cache, seed)
+    profiled = profile(folded, example_input, seconds=seconds)
+    whole, now = profiled.seconds, profiled.seconds
+    if folded is not original:
+        whole, now = timed_together([original, folded], example_input, seconds)
+    layers = search(folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, profiled)
+    planner = Planner(
+        original, whole, folded, now, example_input, layers, batches, evaluate, loss, seconds, seed
+    )
+    if target_speedup is not None:
+        built = planner.for_speedup(target_speedup)
+    else:
+        built = planner.for_loss(max_loss_increase)
+    if built is not None and built.attempt.speedup < 1 / (1 - MARGIN):
+        built = None
+    notes = [*_shortfall(built, target_speedup), *_other_layout(original, example_input, seconds)]
+    before = _whole(original, whole if built is None else built.attempt.baseline_seconds, loss)
+    after = before
+    if built is not None:
+        notes += _finetuned(built, original, finetune, evaluate)
+        after = _whole(built.model, built.attempt.seconds, checked(evaluate, built.model))
+    report = Report(
+        asked=_asked(target_speedup, max_loss_increase),
+        changed=built is not None,
+        layers=tuple(_layer_report(layer, index, built) for index, layer in enumerate(layers)),
+        left_alone=inspection.left_alone,
+        before=before,
+        after=after,
+        attempts=tuple(each.attempt for each in planner.tried),
+        front=tuple(_front(layers, now)),
+        notes=tuple(notes),
+        environment=environment(),
+    )
+    return Compressed(model if built is None else built.model, report)
+
+
+def _check(target: float | None, most: float | None, methods: Sequence[str], seconds: float) -> None:
+    if (target is None) == (most is None):
+        raise ValueError(
+            f"target_speedup, max_loss_increase: expected one of them, got {target!r} and {most!r}"
+        )
+    if target is not None and not 1 < target < math.inf:
+        raise ValueError(f"target_speedup: expected a number above 1, got {target!r}")
+    if most is not None and not 0 <= most < math.inf:
+        raise ValueError(f"max_loss_increase: expected a number of at least 0, got {most!r}")
+    if isinstance(methods, str):
+        raise TypeError(f"methods: expected a sequence of names, got the string {methods!r}")
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {name!r}")
+    if not seconds > 0:
+        raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
+
+
+def _asked(target: float | None, most: float | None) -> str:
+    return f"at most {most:g} more loss" if target is None else f"{target:g} times the speed"
+
+
+def _shortfall(built: Built | None, target: float | None) -> list[str]:
+    """A note where the result is not what was asked for."""
+    if built is None:
+        return ["No plan was faster by five percent and within what was asked for: the model is unchanged."]
+    if target is not None and built.attempt.speedup < target:
+        return [f"No plan reaches {target:g} times the speed; this is the fastest one that was found."]
+    return []
+
+
+def _other_layout(original: nn.Module, example: Any, seconds: float) -> list[str]:
+    """A note where the original would be faster in the other one of the two memory formats."""
+    # by strides, since images of one channel are contiguous in both
+    last = all(x.stride(1) == 1 for x in tensors(example) if x.dim() == 4)
+    other = torch.contiguous_format if last else torch.channels_last
+    moved, x = copy.deepcopy(original).to(memory_format=other), in_format(example, other)
+    turns = [Turn(lambda: call(original, example)), Turn(lambda: call(moved, x))]
+    with inference(original), inference(moved):
+        (here, there), _ = interleave(turns, seconds=seconds)
+    if there.median > (1 - MARGIN) * here.median:
+        return []
+    ratio = here.median / there.median
+    return [
+        f"The original is {ratio:.2f} times as fast with inputs and weights in {other}; ours may be "
+        "faster there too: give the model and its example in that format."
+    ]
+
+
+def _finetuned(built: Built, original: nn.Module, finetune: Finetune | None, evaluate: Evaluate) -> list[str]:
+    """Fine-tune a copy, and keep it unless the loss rises."""
+    if finetune is None:
+        return []
+    trained = copy.deepcopy(built.model)
+    finetune(trained, original)
+    trained.eval()
+    loss = checked(evaluate, trained)
+    said = f"Fine-tuning changed the loss from {built.attempt.loss:.4g} to {loss:.4g}"
+    if loss > built.attempt.loss:
+        return [f"{said}; the network is as it was before."]
+    built.model = trained
+    return [f"{said}."]
+
+
+def _layer_report(layer: Layer, index: int, built: Built | None) -> LayerReport:
+    choice = 0 if built is None else built.plan[index]
+    chosen = layer.usable[choice - 1] if choice else None
+    tried = []
+    for each in layer.candidates:
+        verdict = CHOSEN if each is chosen else each.verdict or "not in the best plan"
+        tried.append(
+            Tried(
+                each.title,
+                each.method,
+                each.strength,
+                each.form,
+                each.seconds,
+                each.error,
+                each.loss,
+                verdict,
+            )
+        )
+    return LayerReport(
+        name=layer.place.name,
+        what=f"{layer.place.conv} on {tuple(layer.place.x.shape)}",
+        seconds=layer.seconds,
+        tried=tuple(tried),
+        chosen=None if chosen is None else chosen.title,
+        error=None if chosen is None else built.errors[layer.place.name],
+    )
+
+
+def _folded(original: nn.Module) -> nn.Module:
+    """A copy with batch norms folded; the model itself where there are none, or torch.fx cannot find them."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in original.modules()):
+        return original
+    try:
+        folded = fold_batch_norm(original)
+    except UntraceableError:
+        return original
+    some_folded = sum(1 for _ in folded.buffers()) < sum(1 for _ in original.buffers())
+    return folded if some_folded else original
+
+
+def _front(layers: Sequence[Layer], whole: float) -> list[Option]:
+    """The best plans by the estimate, as seconds of the whole network and loss added."""
+    rest = whole - sum(layer.in_network for layer in layers)
+    points = front([layer.options for layer in layers], FRONT_STEPS)
+    return [Option(rest + point.seconds, point.loss) for point in points]
+
+
+def _whole(model: nn.Module, seconds: float, loss: float) -> Whole:
+    return Whole(seconds, loss, parameter_count(model), state_bytes(model))

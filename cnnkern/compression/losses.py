@@ -1,0 +1,59 @@
+"""What a model loses: the user's own measure, or how far its outputs are from the original's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnkern.compression.cost import tensors
+from cnnkern.compression.running import call, inference
+
+Evaluate = Callable[[nn.Module], float]
+
+
+class Divergence:
+    """Σ‖f(x) − f₀(x)‖² / Σ‖f₀(x)‖² over batches, for the outputs f₀ of an original model: 0 for itself."""
+
+    def __init__(self, original: nn.Module, batches: Sequence[Any]) -> None:
+        self.batches = batches
+        self.expected = [[y.clone() for y in outputs] for outputs in self._outputs(original)]
+
+    def __call__(self, model: nn.Module) -> float:
+        missing = power = 0.0
+        for outputs, expected in zip(self._outputs(model), self.expected, strict=True):
+            for y, wanted in zip(outputs, expected, strict=True):
+                missing += (y.double() - wanted.double()).square().sum().item()
+                power += wanted.double().square().sum().item()
+        return missing / (power or 1.0)
+
+    def _outputs(self, model: nn.Module) -> Iterable[list[Tensor]]:
+        with inference(model):
+            for batch in self.batches:
+                yield [y for y in tensors(call(model, batch)) if y.is_floating_point()]
+
+
+def checked(evaluate: Evaluate, model: nn.Module) -> float:
+    """evaluate(model) in eval mode and without gradients, as a finite number or infinity.
+
+    Raises TypeError or ValueError for what is no loss.
+    """
+    with inference(model):
+        loss = evaluate(model)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        loss = loss.item()
+    if isinstance(loss, bool) or not isinstance(loss, int | float):
+        raise TypeError(f"evaluate: expected a function that returns a number, got {type(loss).__name__}")
+    # a network that overflows is as bad as can be
+    return math.inf if math.isnan(loss) else float(loss)
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Of parameters and buffers, each once."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

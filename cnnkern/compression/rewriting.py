@@ -1,0 +1,34 @@
+"""Putting modules in the places of others, wherever a model holds them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+
+def replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """The model, changed in place, with each value wherever its key was; the value of the model itself, if it
+    is a key."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in replacements:
+                parent._modules[name] = replacements[child]
+    return replacements.get(model, model)
+
+
+@contextmanager
+def swapped(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> Iterator[nn.Module]:
+    """`replace` for as long as the block lasts; the values are modules that the model does not hold yet."""
+    changed = replace(model, replacements)
+    try:
+        yield changed
+    finally:
+        replace(changed, {new: old for old, new in replacements.items()})
+
+
+def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """All names that each module has in the model, in the order of the model."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names

@@ -1,0 +1,103 @@
+"""Folding of batch norm into the convolution or linear layer before it: one layer that computes the same.
+
+In eval mode a batch norm is y = γ (x − μ) / √(σ² + ε) + β, a factor and a term per channel, and both can be
+part of the weight and the bias (Jacob et al. 2018, section 3.2). It is computed in float64, so that the
+folded weight is the nearest one of its dtype.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+NORMS = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
+
+
+def fold(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight (K, ...) and bias (K) that give what `norm` in eval mode makes of the outputs of the given ones.
+
+    Differentiable; the results have the dtype of `weight`.
+    """
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    shift = (0.0 if bias is None else bias.double()) - norm.running_mean.double()
+    folded_bias = shift * factor
+    if norm.bias is not None:
+        folded_bias = folded_bias + norm.bias.double()
+    folded = weight.double() * factor.view(-1, *[1] * (weight.dim() - 1))
+    return folded.to(weight.dtype), folded_bias.to(weight.dtype)
+
+
+def fold_batch_norm(model: Model) -> Model:
+    """A copy of `model` in eval mode, with its batch norms folded where that is exact.
+
+    A folded one becomes a `torch.nn.Identity` in its place, so that names and structure stay. It is folded
+    where it follows a `torch.nn.Conv2d` or `torch.nn.Linear` whose output nothing else uses, and both are
+    called once; `torch.fx` finds that out.
+
+    Raises UntraceableError, a ValueError, for a model that `torch.fx` cannot trace.
+    """
+    model = copy.deepcopy(model).eval()
+    for layer_name, norm_name in foldable(trace(model)).items():
+        layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+        weight, bias = fold(layer.weight.detach(), layer.bias, norm)
+        layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=layer.weight.requires_grad)
+        model.set_submodule(norm_name, nn.Identity().eval())
+    return model
+
+
+class UntraceableError(ValueError):
+    """A model that `torch.fx` cannot turn into a graph, or whose graph does not say all that happens."""
+
+
+class Tracer(fx.Tracer):
+    """Traces into the modules of the model's author, and not into those of torch and of this package."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m.__module__.startswith("cnnkern.") or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The model as a graph that shares its modules.
+
+    Raises UntraceableError, with the reason.
+    """
+    try:
+        return fx.GraphModule(model, Tracer().trace(model))
+    except Exception as error:  # whatever the model's own code raises when it is called with proxies
+        raise UntraceableError(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
+
+
+def foldable(traced: fx.GraphModule) -> dict[str, str]:
+    """{name of a layer: name of the batch norm after it that can be folded into it}."""
+    modules = dict(traced.named_modules())
+    calls: dict[nn.Module, list[fx.Node]] = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(modules[node.target], []).append(node)
+
+    def called_once(node: fx.Node) -> bool:
+        return node.op == "call_module" and len(calls[modules[node.target]]) == 1
+
+    pairs = {}
+    for node in traced.graph.nodes:
+        if called_once(node) and type(modules[node.target]) in NORMS and len(node.users) == 1:
+            (user,) = node.users
+            if called_once(user) and _follows(modules[node.target], modules[user.target]):
+                pairs[node.target] = user.target
+    return pairs
+
+
+def _follows(layer: nn.Module, norm: nn.Module) -> bool:
+    return (
+        type(norm) is NORMS[type(layer)]
+        and norm.running_var is not None
+        and not torch.nn.utils.parametrize.is_parametrized(layer)
+    )

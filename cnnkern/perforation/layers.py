@@ -1,0 +1,43 @@
+"""The convolutions of a model that can be perforated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+
+def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Conv2d]:
+    """The `torch.nn.Conv2d` that `layers` name ("features.3"), in that order, or all that the model has.
+
+    Raises ValueError for a name that no convolution has, and if there is no convolution at all.
+    """
+    modules = dict(model.named_modules())
+    if isinstance(layers, str):
+        raise TypeError(f"layers: expected names of convolutions, got the string {layers!r}")
+    if layers is None:
+        layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    found = {}
+    for name in layers:
+        conv = modules.get(name)
+        if not isinstance(conv, nn.Conv2d) or isinstance(conv, LazyModuleMixin):
+            kind = "nothing" if conv is None else type(conv).__name__
+            raise ValueError(f"layers: expected names of torch.nn.Conv2d, got {name!r}, which is {kind}")
+        found[name] = conv
+    if not found:
+        raise ValueError("layers: expected at least one torch.nn.Conv2d, got none")
+    return found
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Batch norm keeps its statistics and dropout is off; afterwards each module is in its old mode."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

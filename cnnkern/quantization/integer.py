@@ -1,0 +1,167 @@
+"""What stands between int8 layers and passes uint8 or int8 tensors on: plain torch, no kernels.
+
+Sums and averages are computed in float32 from the integers, where each step rounds once, and then rounded to
+the grid of the output: the same integers for the same input, whatever the memory format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .affine import Affine, limits
+
+Pair = tuple[int, int]
+
+
+class OnGrids(nn.Module):
+    """Base: named grids, as buffers `<name>_scale` (float32) and `<name>_zero_point` (int32)."""
+
+    def __init__(self, **grids: Affine) -> None:
+        super().__init__()
+        for name, grid in grids.items():
+            self.register_buffer(f"{name}_scale", torch.tensor(grid.scale, dtype=torch.float32))
+            self.register_buffer(f"{name}_zero_point", torch.tensor(grid.zero_point, dtype=torch.int32))
+        self.dtype = next(iter(grids.values())).dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnGrids:
+        """As ever, but for the types of the buffers, which half() and its like leave as they are."""
+
+        def apply(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype is tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(apply, recurse)
+
+    def grid(self, name: str) -> Affine:
+        """One of the grids; its scale and zero point are tensors."""
+        return Affine(getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"), self.dtype)
+
+    def extra_repr(self) -> str:
+        kept = [f"{name}={value.item():.4g}" for name, value in self.named_buffers(recurse=False)]
+        return ", ".join([*kept, str(self.dtype)])
+
+
+class Quantize(OnGrids):
+    """float32 of any shape to integers on the grid."""
+
+    def __init__(self, output: Affine) -> None:
+        super().__init__(output=output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.grid("output").quantize(x)
+
+
+class Dequantize(OnGrids):
+    """Integers on the grid to float32."""
+
+    def __init__(self, input: Affine) -> None:
+        super().__init__(input=input)
+
+    def forward(self, q: Tensor) -> Tensor:
+        return self.grid("input").dequantize(q)
+
+
+class IntegerAdd(OnGrids):
+    """The sum of two tensors on grids of their own, on a third one, and with `relu` not below zero."""
+
+    def __init__(self, first: Affine, second: Affine, output: Affine, relu: bool = False) -> None:
+        super().__init__(first=first, second=second, output=output)
+        self.relu = relu
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        first, second, output = (self.grid(name) for name in ("first", "second", "output"))
+        terms = [grid.steps(q).mul_(grid.scale / output.scale) for grid, q in ((first, a), (second, b))]
+        total = terms[0].add_(terms[1]) if a.shape == b.shape else terms[0] + terms[1]
+        return output.round(total.relu_() if self.relu else total)
+
+
+class IntegerAveragePool(OnGrids):
+    """An average over positions, on another grid.
+
+    Args:
+        pool: what averages a float tensor. It is given integers that float32 holds exactly, and their sums
+            too as long as no average is over more than 65,793 of them.
+    """
+
+    def __init__(self, pool: nn.Module, input: Affine, output: Affine, relu: bool = False) -> None:
+        super().__init__(input=input, output=output)
+        self.pool = pool
+        self.relu = relu
+
+    def forward(self, q: Tensor) -> Tensor:
+        input, output = self.grid("input"), self.grid("output")
+        mean = self.pool(input.steps(q)).mul_(input.scale / output.scale)
+        return output.round(mean.relu_() if self.relu else mean)
+
+
+class IntegerRelu(OnGrids):
+    """max(x, 0), and with a `ceiling` min(max(x, 0), ceiling), on one grid."""
+
+    def __init__(self, grid: Affine, ceiling: float | None = None) -> None:
+        super().__init__(input=grid)
+        self.ceiling = ceiling
+
+    def forward(self, q: Tensor) -> Tensor:
+        grid = self.grid("input")
+        q = torch.maximum(q, grid.zero_point.to(q.dtype))
+        if self.ceiling is None:
+            return q
+        return torch.minimum(q, grid.quantize(torch.full_like(grid.scale, self.ceiling)))
+
+
+class IntegerMaxPool(nn.Module):
+    """Max pooling of integers, as `torch.nn.MaxPool2d`: the maximum of shifted views, rows first.
+
+    Stock torch pools 8-bit integers slowly, and not at all in channels_last where a map is not tiny.
+    """
+
+    def __init__(
+        self, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.ceil_mode = dilation, ceil_mode
+
+    def forward(self, q: Tensor) -> Tensor:
+        last = q.dim() == 4 and q.is_contiguous(memory_format=torch.channels_last)
+        for axis in (-1, -2):
+            q = self._pool(q, axis)
+        # where the kernel is 1 and the stride is not, it is a view
+        return q.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    def _pool(self, q: Tensor, axis: int) -> Tensor:
+        kernel, stride, padding, dilation = (
+            values[axis] for values in (self.kernel_size, self.stride, self.padding, self.dilation)
+        )
+        reach = dilation * (kernel - 1) + 1
+        size = q.shape[axis]
+        rest = size + 2 * padding - reach
+        count = (rest + (stride - 1 if self.ceil_mode else 0)) // stride + 1
+        if self.ceil_mode and (count - 1) * stride >= size + padding:
+            count -= 1  # no window starts in the padding at the end
+        after = max((count - 1) * stride + reach - size - padding, 0)
+        if padding or after:
+            margins = (padding, after) if axis == -1 else (0, 0, padding, after)
+            q = F.pad(q, margins, value=limits(q.dtype)[0])
+        span = (count - 1) * stride + 1
+        views = [_every(q, axis, shift * dilation, span, stride) for shift in range(kernel)]
+        result = views[0]
+        for view in views[1:]:
+            result = torch.maximum(result, view)
+        return result
+
+    def extra_repr(self) -> str:
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+def _every(q: Tensor, axis: int, start: int, span: int, step: int) -> Tensor:
+    """The positions start, start + step, ... below start + span of an axis, as a view."""
+    index: list[Any] = [slice(None)] * q.dim()
+    index[axis] = slice(start, start + span, step)
+    return q[tuple(index)]

@@ -1,0 +1,171 @@
+// int8_conv2d, int8_conv2d_pack and int8_conv2d_packed on the CPU, and what int8_gemm shares with them.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+
+#include "bindings/int8.h"
+#include "cpu/registry.h"
+
+namespace cnnkern {
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+bool is_int8(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Byte || x.scalar_type() == ScalarType::Char;
+}
+
+void check_zero_point(const char* name, bool is_signed, int64_t value) {
+  const int64_t least = is_signed ? -128 : 0;
+  check(value >= least && value <= least + 255, name, ": expected ", least, " to ", least + 255, ", got ",
+        value);
+}
+
+void check_scale(const char* name, double value) {
+  check(value > 0 && std::isfinite(value), name, ": expected a positive number, got ", value);
+}
+
+Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const Conv2dShape& shape,
+                           Int8Output output, const Tensor& packed, const Tensor& y, Tensor& scratch) {
+  Int8Conv2dParams p{};
+  p.shape = shape;
+  p.x_signed = x.scalar_type() == ScalarType::Char;
+  p.threads = threads_for(static_cast<double>(shape.batch * shape.out_height * shape.out_width) *
+                          static_cast<double>(shape.out_channels * (shape.in_channels / shape.groups) *
+                                              shape.kernel_height * shape.kernel_width));
+  scratch =
+      empty_vector(int8_conv2d_scratch(kernels, shape, p.x_signed, output, p.threads), ScalarType::Byte);
+  p.x = const_data<uint8_t>(x);
+  p.packed = const_data<int8_t>(packed);
+  p.y = y.mutable_data_ptr();
+  p.scratch = data<uint8_t>(scratch);
+  p.output = output;
+  return p;
+}
+
+}  // namespace
+
+void check_activations(const char* name, const Tensor& x, int64_t zero_point) {
+  check(x.is_cpu(), name, ": expected a CPU tensor");
+  check(is_int8(x), name, ": expected uint8 or int8");
+  check_zero_point("zero point", x.scalar_type() == ScalarType::Char, zero_point);
+}
+
+void check_int8_weight(const char* name, const Tensor& weight, int64_t dims) {
+  check(weight.dim() == dims, name, ": expected ", dims, " dimensions, got ", weight.dim());
+  check(weight.scalar_type() == ScalarType::Char, name, ": expected int8");
+  check(weight.is_cpu(), name, ": expected a CPU tensor");
+}
+
+void check_sum(const char* name, int64_t length) {
+  check(length <= kInt8LongestSum, name, ": expected sums of at most ", kInt8LongestSum,
+        " products, which cannot leave 32 bits, got ", length);
+}
+
+int64_t int8_packed_size(const Conv2dShape& s) {
+  return int8_packing(s.out_channels, s.in_channels / s.groups, s.kernel_height, s.kernel_width, s.groups)
+      .size;
+}
+
+Tensor pack_int8_weight(const Tensor& weight, int64_t groups) {
+  check_int8_weight("weight", weight, 4);
+  const int64_t k = weight.size(0), c = weight.size(1), kh = weight.size(2), kw = weight.size(3);
+  check(k > 0 && c > 0 && kh > 0 && kw > 0, "weight: expected at least 1 along every axis");
+  check(groups > 0 && k % groups == 0, "groups: expected a divisor of ", k, " output channels, got ", groups);
+  check_sum("weight", c * kh * kw);
+  const int64_t size = int8_packing(k, c, kh, kw, groups).size;
+  Tensor packed = empty_vector(size, ScalarType::Char);
+  const int64_t stride[] = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+  int8_conv2d_pack(const_data<int8_t>(weight), stride, k, c, kh, kw, groups, data<int8_t>(packed),
+                   threads_for(static_cast<double>(size)));
+  return packed;
+}
+
+void run_int8(const Tensor& x, const Conv2dShape& shape, const Tensor& packed,
+              const std::optional<Tensor>& bias, const Int8Quantization& q, bool relu, const Tensor& y) {
+  check_scale("x_scale", q.x_scale);
+  check(q.weight_scale.dim() == 1 && q.weight_scale.scalar_type() == ScalarType::Float &&
+            q.weight_scale.is_cpu(),
+        "weight_scale: expected float32 of 1 dimension on the CPU");
+  check_size("weight_scale", q.weight_scale, 0, shape.out_channels);
+  const bool x_signed = x.scalar_type() == ScalarType::Char;
+  if (q.out_scale) {
+    check_scale("out_scale", *q.out_scale);
+    check_zero_point("out_zero_point", x_signed, q.out_zero_point);
+  }
+  const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, q.weight_scale);
+  if (y.numel() == 0) return;
+  const Tensor scales = torch::stable::contiguous(q.weight_scale);
+  for (int64_t k = 0; k < shape.out_channels; ++k) check_scale("weight_scale", const_data<float>(scales)[k]);
+  const Int8Primitives& kernels = int8_primitives();
+  const Int8Output output = !q.out_scale ? Int8Output::f32 : x_signed ? Int8Output::s8 : Int8Output::u8;
+  Tensor scratch;
+  Int8Conv2dParams p = params_of(kernels, x, shape, output, packed, y, scratch);
+  p.weight_scale = const_data<float>(scales);
+  p.bias = const_data<float>(bias_values);
+  p.x_scale = q.x_scale;
+  p.out_scale = q.out_scale.value_or(1.0);
+  p.x_zero_point = static_cast<int32_t>(q.x_zero_point);
+  p.out_zero_point = static_cast<int32_t>(q.out_zero_point);
+  p.relu = relu;
+  int8_conv2d(kernels, p);
+}
+
+void run_int8_sums(const Tensor& x, const Conv2dShape& shape, const Tensor& packed, int64_t x_zero_point,
+                   const Tensor& y) {
+  if (y.numel() == 0) return;
+  const Int8Primitives& kernels = int8_primitives();
+  Tensor scratch;
+  Int8Conv2dParams p = params_of(kernels, x, shape, Int8Output::s32, packed, y, scratch);
+  p.x_zero_point = static_cast<int32_t>(x_zero_point);
+  int8_conv2d(kernels, p);
+}
+
+namespace {
+
+Tensor output(const Conv2dShape& shape, const Image& x, const Int8Quantization& q) {
+  return empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width, shape.channels_last,
+                     int8_output_type(x.tensor, q.out_scale));
+}
+
+Tensor int8_conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                       const Tensor& weight_scale, double x_scale, int64_t x_zero_point,
+                       const std::optional<double>& out_scale, int64_t out_zero_point, const Ints& stride,
+                       const Ints& padding, const Ints& dilation, int64_t groups, bool relu) {
+  const Image image = as_image(x);
+  check_activations("x", x, x_zero_point);
+  check_int8_weight("weight", weight, 4);
+  const Conv2dShape shape = conv2d_shape(image, weight.size(0), weight.size(2), weight.size(3),
+                                         geometry_of(stride, padding, dilation, groups));
+  check_size("weight", weight, 1, shape.in_channels / groups);
+  const Int8Quantization q{weight_scale, x_scale, x_zero_point, out_scale, out_zero_point};
+  const Tensor y = output(shape, image, q);
+  run_int8(image.tensor, shape, pack_int8_weight(weight, groups), bias, q, relu, y);
+  return y;
+}
+
+Tensor int8_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
+                              const Ints& geometry, const Tensor& weight_scale, double x_scale,
+                              int64_t x_zero_point, const std::optional<double>& out_scale,
+                              int64_t out_zero_point, bool relu) {
+  const Image image = as_image(x);
+  check_activations("x", x, x_zero_point);
+  check_int8_weight("packed", packed, 1);
+  const Conv2dShape shape = packed_conv2d_shape(image, geometry);
+  check_sum("geometry", shape.in_channels / shape.groups * shape.kernel_height * shape.kernel_width);
+  check_packed(packed, int8_packed_size(shape));
+  const Int8Quantization q{weight_scale, x_scale, x_zero_point, out_scale, out_zero_point};
+  const Tensor y = output(shape, image, q);
+  run_int8(image.tensor, shape, packed, bias, q, relu, y);
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(cnnkern, CPU, m) {
+  m.impl("int8_conv2d", TORCH_BOX(&int8_conv2d_cpu));
+  m.impl("int8_conv2d_pack", TORCH_BOX(&pack_int8_weight));
+  m.impl("int8_conv2d_packed", TORCH_BOX(&int8_conv2d_packed_cpu));
+}
+
+}  // namespace cnnkern

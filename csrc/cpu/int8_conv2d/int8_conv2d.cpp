@@ -1,0 +1,228 @@
+// int8 convolution as a matrix product that lowers the image on the fly, exact in s32.
+//
+// A work item is a band of output rows of one image, or several small images, against a range of output
+// channels. Its input rows are copied into a strip (strip.h), which costs little beside the product, since a
+// value is a byte: there a row of the kernel is one run of adjacent values, and padding is the zero point,
+// so that one correction an output channel serves every pixel. What needs no padding, no other sign and no
+// other order is read where it lies.
+#include "cpu/int8_conv2d/int8_conv2d.h"
+
+#include <algorithm>
+
+#include "cpu/conv2d/rectangles.h"
+#include "cpu/int8_conv2d/depthwise.h"
+#include "cpu/int8_conv2d/epilogue.h"
+#include "cpu/int8_conv2d/strip.h"
+#include "cpu/parallel.h"
+#include "cpu/registry.h"
+#include "cpu/strip.h"
+
+namespace cnnkern {
+namespace {
+
+constexpr int64_t kPixels = 512;  // of one band: enough for the weights to be read rarely
+constexpr int64_t kAlign = 64;
+
+struct Plan {
+  int64_t images;           // of one band; more than one are whole
+  int64_t out_rows;         // of a band
+  int64_t bands;            // of an image
+  int64_t splits;           // of a group's output channels
+  int64_t group_columns;    // K / G
+  int64_t columns_at_once;  // output channels of one product
+  bool in_place;            // x is read where it lies
+  Int8Strip strip;
+  int64_t magnitude;  // from an activation in the strip to its magnitude; 0 where these are not asked for
+  // In bytes: what the workers share, then one worker's scratch in this order.
+  int64_t shared_size;
+  int64_t strip_size, line_size, tile_size;
+  int64_t worker_size() const { return strip_size + line_size + tile_size; }
+};
+
+Plan make_plan(const Int8Primitives& kernels, const Conv2dShape& s, bool x_signed, Int8Output output,
+               int64_t threads) {
+  Plan plan{};
+  plan.group_columns = s.out_channels / s.groups;
+  const int64_t row_bytes = s.in_width * s.in_channels * s.stride_height * (kernels.magnitudes ? 2 : 1);
+  // A band's input takes a quarter of level 2, several small images half of it; the rest is for weights and
+  // results.
+  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes);
+  int64_t bands = (s.out_height + fit - 1) / fit;
+  const int64_t area = s.out_height * s.out_width, image_bytes = row_bytes / s.stride_height * s.in_height;
+  const int64_t most_images =
+      std::max<int64_t>(1, std::min(kPixels / area, level2_cache_bytes() / 2 / image_bytes));
+  const int64_t a_worker = (s.batch + threads - 1) / threads;  // images, in equal bands
+  plan.images = (a_worker - 1) / ((a_worker - 1) / most_images + 1) + 1;
+  plan.splits = 1;
+  if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
+    // Too few images to go round: share the channels where the weights are what has to be read, else the
+    // rows.
+    const int64_t depth = s.kernel_height * s.kernel_width * (s.in_channels / s.groups);
+    const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
+    const int64_t most = panels(plan.group_columns);
+    if (heavy_weights && most >= threads) {
+      plan.splits = threads;
+    } else {
+      bands = std::min(s.out_height, round_up(bands, threads));
+      plan.splits = std::min(most, (threads + bands * s.batch - 1) / (bands * s.batch));
+    }
+  }
+  plan.out_rows = (s.out_height + bands - 1) / bands;
+  plan.bands = (s.out_height + plan.out_rows - 1) / plan.out_rows;
+  plan.columns_at_once = s.channels_last ? plan.group_columns : 4 * kPanel;
+
+  plan.strip = int8_strip(s, plan.out_rows);
+  plan.in_place = s.channels_last && s.groups == 1 && !x_signed && !kernels.magnitudes &&
+                  !plan.strip.gathered && s.pad_height == 0 && s.pad_width == 0 &&
+                  s.kernel_width * s.in_channels % kQuad == 0;
+  plan.shared_size = round_up(int8_epilogue_size(s.groups * round_up(plan.group_columns, kPanel)), kAlign);
+  if (!plan.in_place) {
+    // The last quad of a run may reach beyond the strip.
+    const int64_t size = round_up(plan.images * plan.strip.size(s.groups) + kQuad, kAlign);
+    plan.magnitude = kernels.magnitudes ? size : 0;
+    plan.strip_size = kernels.magnitudes ? 2 * size : size;
+    plan.line_size = round_up(plan.strip.line(), kAlign);
+  }
+  if (!s.channels_last) {
+    const int64_t pixel = round_up(std::min(plan.group_columns, plan.columns_at_once), kPanel);
+    plan.tile_size =
+        round_up(plan.images * plan.out_rows * s.out_width * pixel * int8_output_bytes(output), kAlign);
+  }
+  return plan;
+}
+
+// A band of rows of one image, or several whole images, against a range of a group's output channels.
+struct Item {
+  int64_t image, images, first_row, row_end, column, column_end;
+};
+
+struct Scratch {
+  uint8_t *strip, *line, *tile;
+
+  Scratch(uint8_t* base, const Plan& plan)
+      : strip(base), line(strip + plan.strip_size), tile(line + plan.line_size) {}
+};
+
+void fill_strips(const Int8Primitives& kernels, const Int8Conv2dParams& p, const Plan& plan, const Item& item,
+                 const Scratch& scratch) {
+  const Conv2dShape& s = p.shape;
+  const uint8_t flip = p.x_signed != kernels.magnitudes ? 0x80 : 0;
+  const int64_t size = plan.strip.size(s.groups);
+  for (int64_t i = 0; i < item.images; ++i) {
+    const uint8_t* const x = p.x + (item.image + i) * s.in_channels * s.in_height * s.in_width;
+    fill_int8_strip(kernels, s, plan.strip, x, item.first_row, item.row_end - item.first_row,
+                    static_cast<uint8_t>(p.x_zero_point), flip, plan.magnitude, scratch.strip + i * size,
+                    scratch.line);
+  }
+}
+
+// Output channels [column, end) of a group.
+void multiply(const Int8Primitives& kernels, const Int8Conv2dParams& p, const Plan& plan, const Item& item,
+              int64_t group, int64_t column, int64_t end, const Int8Epilogue& e, const Scratch& scratch) {
+  const Conv2dShape& s = p.shape;
+  const Int8Strip& strip = plan.strip;
+  const int64_t channel = group * plan.group_columns + column, area = s.out_height * s.out_width;
+  const int64_t group_panels = panels(plan.group_columns), bytes = int8_output_bytes(p.output);
+  const int64_t rows = item.row_end - item.first_row, tile_pixel = round_up(end - column, kPanel);
+  const Int8Packing packing =
+      int8_packing(s.out_channels, s.in_channels / s.groups, s.kernel_height, s.kernel_width, s.groups);
+  const int64_t panel = group * group_panels + column / kPanel;
+
+  Int8Gemm g{};
+  int64_t a_line = strip.pitch(), a_image = strip.size(s.groups);
+  g.a = scratch.strip + group * strip.group();
+  if (plan.in_place) {
+    a_line = s.in_width * s.in_channels;
+    a_image = s.in_height * a_line;
+    g.a = p.x + item.image * a_image + item.first_row * s.stride_height * a_line;
+  }
+  g.a_magnitude = plan.magnitude;
+  g.a_run = s.dilation_height * a_line;
+  g.runs = s.kernel_height;
+  g.quads = packing.run / kQuad;
+  g.b = p.packed + panel * packing.panel;
+  g.extreme = reinterpret_cast<const uint8_t*>(p.packed) + packing.extreme + panel;
+  g.columns = end - column;
+  g.epilogue = from_column(e, panel * kPanel);
+
+  const int64_t c_pixel = s.channels_last ? s.out_channels : tile_pixel;
+  const int64_t c_image = (s.channels_last ? area : rows * s.out_width) * c_pixel;
+  const int64_t at = (item.image * area + item.first_row * s.out_width) * s.out_channels + channel;
+  g.c = s.channels_last ? static_cast<uint8_t*>(p.y) + at * bytes : scratch.tile;
+  Gemm<uint8_t> directions{};
+  set_directions<uint8_t>({s.out_width, strip.gathered ? strip.depth : s.stride_width * strip.depth, c_pixel},
+                          {rows, s.stride_height * a_line, s.out_width * c_pixel},
+                          {item.images, a_image, c_image}, kernels.tile_pixels, directions);
+  g.pixels = directions.pixels;
+  g.lines = directions.lines;
+  g.planes = directions.planes;
+  g.a_pixel = directions.a_pixel;
+  g.a_line = directions.a_line;
+  g.a_plane = directions.a_plane;
+  g.c_pixel = directions.c_pixel;
+  g.c_line = directions.c_line;
+  g.c_plane = directions.c_plane;
+  kernels.gemm(g);
+
+  for (int64_t i = 0; !s.channels_last && i < item.images; ++i) {
+    uint8_t* const from = scratch.tile + i * c_image * bytes;
+    uint8_t* const to =
+        static_cast<uint8_t*>(p.y) +
+        (((item.image + i) * s.out_channels + channel) * area + item.first_row * s.out_width) * bytes;
+    if (bytes == 1) {
+      kernels.transpose(from, tile_pixel, rows * s.out_width, end - column, to, area);
+    } else {
+      primitives<float>().transpose(reinterpret_cast<float*>(from), tile_pixel, rows * s.out_width,
+                                    end - column, reinterpret_cast<float*>(to), area);
+    }
+  }
+}
+
+void run(const Int8Conv2dParams& p, const Int8Primitives& kernels, const Plan& plan, const Int8Epilogue& e,
+         const Worker& me) {
+  const Conv2dShape& s = p.shape;
+  const Scratch scratch(p.scratch + plan.shared_size + me.index * plan.worker_size(), plan);
+  const int64_t column_panels = panels(plan.group_columns);
+  const int64_t bands = (s.batch + plan.images - 1) / plan.images * plan.bands;
+  const auto [begin, end] = me.share(bands * plan.splits);
+  int64_t band_in_strip = -1;
+  for (int64_t i = begin; i < end; ++i) {
+    // Splits are the outer loop: a worker that stays within one reads only that part of the weights.
+    const int64_t split = i / bands, band = i % bands;
+    Item item{};
+    item.image = band / plan.bands * plan.images;
+    item.images = std::min(plan.images, s.batch - item.image);
+    item.first_row = band % plan.bands * plan.out_rows;
+    item.row_end = std::min(s.out_height, item.first_row + plan.out_rows);
+    item.column = column_panels * split / plan.splits * kPanel;
+    item.column_end = std::min(plan.group_columns, column_panels * (split + 1) / plan.splits * kPanel);
+    if (!plan.in_place && band != band_in_strip) fill_strips(kernels, p, plan, item, scratch);
+    band_in_strip = band;
+    for (int64_t group = 0; group < s.groups; ++group) {
+      for (int64_t column = item.column; column < item.column_end; column += plan.columns_at_once) {
+        multiply(kernels, p, plan, item, group, column,
+                 std::min(column + plan.columns_at_once, item.column_end), e, scratch);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t int8_conv2d_scratch(const Int8Primitives& kernels, const Conv2dShape& shape, bool x_signed,
+                            Int8Output output, int64_t threads) {
+  if (is_depthwise(shape)) return int8_depthwise_scratch(shape, output, threads);
+  const Plan plan = make_plan(kernels, shape, x_signed, output, threads);
+  return plan.shared_size + threads * plan.worker_size();
+}
+
+void int8_conv2d(const Int8Primitives& kernels, const Int8Conv2dParams& p) {
+  if (is_depthwise(p.shape)) return int8_depthwise(kernels, p);
+  const Plan plan = make_plan(kernels, p.shape, p.x_signed, p.output, p.threads);
+  const int32_t as_u8 = p.x_zero_point + (p.x_signed ? 128 : 0);
+  const Int8Epilogue e =
+      int8_epilogue(p, p.shape.groups, kernels.magnitudes ? as_u8 - 128 : as_u8, p.scratch);
+  parallel(p.threads, [&](const Worker& me) { run(p, kernels, plan, e, me); });
+}
+
+}  // namespace cnnkern

@@ -1,0 +1,116 @@
+"""Wrong arguments of the int8 operations are refused in words that name the argument and what came."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cnnkern import ops
+from cnnkern.ops.int8_arguments import LONGEST_SUM
+
+X = torch.zeros(2, 6, 5, 7, dtype=torch.uint8)
+WEIGHT = torch.zeros(4, 3, 3, 2, dtype=torch.int8)
+SCALES = {"x_scale": 0.1, "x_zero_point": 3, "weight_scale": torch.ones(4), "out_scale": 0.1}
+CONV2D = {"x": X, "weight": WEIGHT, "bias": torch.zeros(4), "groups": 2, **SCALES}
+LINEAR = {"x": X[0, 0], "weight": torch.zeros(4, 7, dtype=torch.int8), "bias": torch.zeros(4), **SCALES}
+GEMM = {"a": X[0, 0], "b": torch.zeros(7, 4, dtype=torch.int8)}
+LONG = torch.zeros(1, LONGEST_SUM + 1, dtype=torch.int8)
+
+SCALING = [
+    ({"x_zero_point": 256}, ValueError, r"x_zero_point: expected 0 to 255 for torch.uint8, got 256"),
+    ({"x_zero_point": 1.0}, TypeError, r"x_zero_point: expected an int, got 1.0"),
+    ({"x_scale": 0.0}, ValueError, r"x_scale: expected a positive number, got 0.0"),
+    ({"x_scale": float("nan")}, ValueError, r"x_scale: expected a positive number, got nan"),
+    ({"x_scale": float("inf")}, ValueError, r"x_scale: expected a positive number, got inf"),
+    ({"x_scale": "1"}, TypeError, r"x_scale: expected a float, got '1'"),
+    ({"out_scale": -0.1}, ValueError, r"out_scale: expected a positive number, got -0.1"),
+    ({"out_zero_point": -1}, ValueError, r"out_zero_point: expected 0 to 255 for torch.uint8, got -1"),
+    ({"weight_scale": torch.ones(3)}, ValueError, r"weight_scale: expected 4 elements, .* got 3"),
+    ({"weight_scale": torch.ones(4).double()}, NotImplementedError, r"weight_scale: expected torch.float32"),
+    ({"weight_scale": torch.tensor([1.0, 0, 1, 1])}, ValueError, r"weight_scale: .* positive .* got 0"),
+    ({"bias": torch.zeros(5)}, ValueError, r"bias: expected 4 elements, one an output channel, got 5"),
+    (
+        {"bias": torch.zeros(4).half()},
+        NotImplementedError,
+        r"bias: expected torch.float32, got torch.float16",
+    ),
+    ({"activation": "gelu"}, ValueError, r"activation: expected None or 'relu', got 'gelu'"),
+]
+CONVOLUTIONS = [
+    ({"x": X.float()}, NotImplementedError, r"x: expected uint8 or int8, got torch.float32"),
+    ({"x": X[0]}, ValueError, r"x: expected 4 dimensions \(N, C, H, W\), got 3"),
+    ({"x": X[:, :5]}, ValueError, r"x: expected 6 channels \(2 groups of 3\), got 5"),
+    ({"x": X[:, :, :2]}, ValueError, r"x: expected an image that the kernel fits into"),
+    (
+        {"weight": WEIGHT.view(torch.uint8)},
+        NotImplementedError,
+        r"weight: expected torch.int8, got torch.uint8",
+    ),
+    ({"weight": WEIGHT[:0]}, ValueError, r"weight: expected at least 1 along every axis"),
+    ({"stride": 0}, ValueError, r"stride: expected at least 1"),
+    (
+        {"x": LONG.view(1, -1, 1, 1), "weight": LONG.view(1, -1, 1, 1), "groups": 1},
+        ValueError,
+        r"weight: expected sums of at most 65793 products, .* got 65794",
+    ),
+]
+LINEARS = [
+    ({"x": X.float()}, NotImplementedError, r"x: expected uint8 or int8, got torch.float32"),
+    ({"x": [1]}, TypeError, r"x: expected a tensor \(..., C\), got list"),
+    ({"x": X[..., :6]}, ValueError, r"x: expected 7 elements in the last dimension, got \(2, 6, 5, 6\)"),
+    ({"weight": WEIGHT}, ValueError, r"weight: expected 2 dimensions \(K, C\), got 4"),
+    ({"x": LONG, "weight": LONG}, ValueError, r"weight: expected sums of at most 65793"),
+]
+GEMMS = [
+    ({"a": X}, ValueError, r"a: expected 2 dimensions \(m, k\), got 4"),
+    ({"a": X[0, 0].int()}, NotImplementedError, r"a: expected uint8 or int8, got torch.int32"),
+    ({"b": X[0, 0].t()}, NotImplementedError, r"b: expected torch.int8, got torch.uint8"),
+    ({"b": GEMM["b"][:6]}, ValueError, r"b: expected 7 rows like a's columns, got 6"),
+    ({"b": ops.int8_gemm_pack(GEMM["b"])[1:]}, ValueError, r"b: expected the packed form of 7 rows, got"),
+    ({"a_zero_point": -1}, ValueError, r"a_zero_point: expected 0 to 255 for torch.uint8, got -1"),
+    ({"a": LONG, "b": LONG.t()}, ValueError, r"k: expected sums of at most 65793 products"),
+]
+WRONG = [
+    *((ops.int8_conv2d, CONV2D, *wrong) for wrong in SCALING + CONVOLUTIONS),
+    *((ops.int8_linear, LINEAR, *wrong) for wrong in SCALING + LINEARS),
+    *((ops.int8_gemm, GEMM, *wrong) for wrong in GEMMS),
+]
+
+
+@pytest.mark.parametrize(("operation", "good", "wrong", "error", "message"), WRONG)
+def test_wrong_arguments_are_refused(
+    operation: Any, good: dict[str, Any], wrong: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    operation(**good)
+    with pytest.raises(error, match=message):
+        operation(**(good | wrong))
+
+
+OPERATIONS = torch.ops.cnnkern
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: OPERATIONS.int8_gemm(X[0, 0], GEMM["b"][:5], 0), "b: expected size 7"),
+        (lambda: OPERATIONS.int8_gemm(X[0, 0], GEMM["b"], 300), "zero point: expected 0 to 255"),
+        (lambda: OPERATIONS.int8_gemm_pack(LONG.t()), "at most 65793"),
+        (lambda: OPERATIONS.int8_gemm_packed(X[0, 0], LONG[0], 4, 0), "packed: expected size"),
+        (lambda: OPERATIONS.int8_conv2d_pack(WEIGHT, 3), "groups: expected a divisor"),
+        (
+            lambda: OPERATIONS.int8_conv2d_packed(
+                *(X, LONG[0], None, [4, 3, 3, 2, 1, 1, 0, 0, 1, 1, 2], torch.ones(4), 0.1, 3, None, 0, False)
+            ),
+            "packed: expected size",
+        ),
+        (
+            lambda: OPERATIONS.int8_linear_packed(
+                *(X[0, 0], LONG[0], None, torch.ones(4), 0.1, 3, None, 0, False)
+            ),
+            "packed: expected size",
+        ),
+    ],
+)
+def test_the_operations_themselves_keep_memory_safe(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
