@@ -20,6 +20,9 @@ SANITIZED = {
 }
 
 
+SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
+
+
 def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iterator[str]:
     """What the driver reads."""
     for case in cases:
@@ -35,7 +38,7 @@ def drive(driver: Path, given: Iterator[str], **environment: str) -> subprocess.
     return subprocess.run(
         [driver],
         input="\n".join(given),
-        env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1", **environment},
+        env={**os.environ, "TSAN_OPTIONS": f"halt_on_error=1 suppressions={SUPPRESSIONS}", **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -59,7 +62,7 @@ def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: in
 @pytest.mark.parametrize("sanitizer", SANITIZED)
 def test_the_sanitizers_find_nothing(sanitizer: str, multiprocessors: str) -> None:
     driver = build_driver(*SANITIZED[sanitizer])
-    cases = [*CUTS[-3:], *CUTS[1:-3:6]]
+    cases = [CUTS[-1], *CUTS[1:-3:6]]
     done = drive(driver, lines(cases), EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1")
     assert done.returncode == 0, done.stdout + done.stderr[:4000]
 
