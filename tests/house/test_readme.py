@@ -28,13 +28,14 @@ def blocks(language: str) -> list:
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_runs(code: str):
+def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # some of it writes files
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_commands_exist(block: str):
-    for line in block.splitlines():
+    for line in block.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
             check_command(words)
 
@@ -46,6 +47,8 @@ def check_command(words: list[str]) -> None:
             assert all(re.match(r"[A-Z]+=", setting) for setting in settings)
         case ["pip", "install", "."]:
             pass  # the build itself is what made this test run
+        case ["pip", "install", *packages]:
+            assert all(re.fullmatch(r"[\w-]+==[\d.]+", package) for package in packages)
         case ["python", "-m", "cnnkern", *arguments]:
             cli.parser().parse_args(arguments)
         case _:
