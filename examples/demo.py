@@ -40,7 +40,7 @@ from examples.imagenet import IMAGE_SIZE, squeezenet
 from examples.networks import SqueezeNet, trained_fashion_net
 from examples.picture import draw
 from examples.recipes import RECIPES
-from examples.report import WIDTH, print_finetuning, print_tables
+from examples.report import WIDTH, print_finetuning, print_other_methods, print_tables
 from examples.training import BATCH_SIZE, PEAK_LEARNING_RATE
 
 RANKS = (16, 32, 64, 128)
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, study in studies.items():
         print_tables(console, titles[name], study)
     print_finetuning(console, titles["fashion_mnist"], studies["fashion_mnist"])
+    print_other_methods(console)
     finetuning = {"steps": FINETUNING_STEPS, "batch_size": BATCH_SIZE, "learning_rate": PEAK_LEARNING_RATE}
     settings = {
         "ranks": options.ranks,

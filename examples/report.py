@@ -1,6 +1,8 @@
 """The demo's results as tables on the terminal."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +11,7 @@ from examples.experiment import Row, Study
 from examples.measuring import WHOLE
 
 WIDTH = 106
+RESULTS = Path(__file__).parent / "results"
 
 
 def print_tables(console: Console, title: str, study: Study) -> None:
@@ -89,3 +92,35 @@ def _milliseconds(value: float) -> str:
 
 def _ratio(value: float) -> str:
     return f"[{'green' if value >= 1 else 'red'}]{value:.2f}×[/]"
+
+
+def print_other_methods(console: Console) -> None:
+    """What the experiments beside the demo found on the Fashion-MNIST network, from examples/results."""
+    pruning, perforation = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("pruning", "perforation")
+    )
+    facts, pruned = pruning["environment"], pruning["networks"]["fashion_mnist"]["outcomes"]
+    table = Table(
+        title=f"The same network by other methods, measured before on {facts['cpu']}, {facts['isa']}, "
+        f"threads: {facts['threads']} (here: python -m examples.pruning, python -m examples.perforation)",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    table.add_column("method", no_wrap=True)
+    batches = [f"batch {batch},\nfaster" for batch in pruned[0]["times"]]
+    for heading in ("accuracy", *batches):
+        table.add_column(heading, justify="right")
+    for one in pruned:
+        table.add_row(f"columns pruned, density {one['density']:g}", *_outcome_cells(one))
+    for one in perforation["outcomes"]:
+        if one["pattern"] == "impact":
+            table.add_row(f"outputs perforated, rate {one['rate']:g}", *_outcome_cells(one))
+    console.print(table)
+
+
+def _outcome_cells(outcome: dict) -> list[str]:
+    times = [by_batch[WHOLE] for by_batch in outcome["times"].values()]
+    ratios = [time["dense"]["milliseconds"] / time["cnnkern"]["milliseconds"] for time in times]
+    return [f"{outcome['accuracy']:.2%}", *map(_ratio, ratios)]
