@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import examples
+from examples.measuring import WHOLE
 from examples.stability import VARIANTS
 
 RESULTS = Path(examples.__file__).parent / "results"
@@ -31,3 +32,33 @@ def test_the_figures_are_those_of_the_run():
     ):
         assert figure in text
     assert f"{document['accuracy_original']:.2%}".replace("%", " %") in text
+
+
+def faster(times: dict, batch: str) -> str:
+    whole = times[batch][WHOLE]
+    return f"{whole['dense']['milliseconds'] / whole['cnnkern']['milliseconds']:.2f}"
+
+
+def pruning_rows() -> list[str]:
+    networks = json.loads((RESULTS / "pruning.json").read_text(encoding="utf-8"))["networks"]
+    return [
+        f"| {name} | {one['density']:g} | {100 * one['at_once']:.1f} | {100 * one['accuracy']:.1f} "
+        f"| {faster(one['times'], '1')} | {faster(one['times'], '64')} |"
+        for name, network in networks.items()
+        for one in network["outcomes"]
+    ]
+
+
+def perforation_rows() -> list[str]:
+    outcomes = json.loads((RESULTS / "perforation.json").read_text(encoding="utf-8"))["outcomes"]
+    return [
+        f"| {one['pattern']} | {one['rate']:g} | {100 * one['before']:.1f} | {100 * one['accuracy']:.1f} "
+        f"| {faster(one['times'], '1')} | {faster(one['times'], '64')} |"
+        for one in outcomes
+    ]
+
+
+def test_the_tables_of_pruning_and_perforation_are_those_of_the_runs():
+    lines = (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
+    expected = [*pruning_rows(), *perforation_rows()]
+    assert [line for line in lines if line in expected] == expected

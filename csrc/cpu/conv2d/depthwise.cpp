@@ -19,11 +19,16 @@ struct Plan {
   int64_t worker_size() const { return offsets_size + strip_size + tile_size; }
 };
 
+// Whether a pixel of the image is a pixel of a strip, so that there is nothing to spread.
+bool fits_panels(const Conv2dShape& s) {
+  return s.in_channels == s.out_channels && s.out_channels % kPanel == 0;
+}
+
 template <class T>
 Plan make_plan(const Conv2dShape& s, int64_t threads) {
   Plan plan{};
   plan.channels = round_up(s.out_channels, kPanel);
-  const int64_t width = strip_width(s), pixel = plan.channels + s.in_channels;
+  const int64_t width = strip_width(s), pixel = plan.channels + (fits_panels(s) ? 0 : s.in_channels);
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * width * pixel * s.stride_height;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / row_bytes);
   int64_t strips = (s.out_height + fit - 1) / fit;
@@ -44,7 +49,11 @@ void spread(const T* from, int64_t pixels, int64_t in_channels, int64_t out_chan
             T* to) {
   const int64_t multiplier = out_channels / in_channels;
   for (int64_t p = 0; p < pixels; ++p, from += in_channels, to += channels) {
-    for (int64_t c = 0; c < in_channels; ++c) std::fill_n(to + c * multiplier, multiplier, from[c]);
+    if (multiplier == 1) {
+      std::copy_n(from, in_channels, to);
+    } else {
+      for (int64_t c = 0; c < in_channels; ++c) std::fill_n(to + c * multiplier, multiplier, from[c]);
+    }
     std::fill(to + out_channels, to + channels, T(0));
   }
 }
@@ -66,9 +75,10 @@ void run(const Conv2dParams<T>& p, const Primitives<T>& kernels, const Plan& pla
   for (int64_t i = begin; i < end; ++i) {
     const int64_t image = i / plan.strips, first = i % plan.strips * plan.out_rows;
     const int64_t rows = std::min(plan.out_rows, s.out_height - first);
-    T* const narrow = strip + strip_rows(s, rows) * pitch;
+    const int64_t in_rows = strip_rows(s, rows);
+    T* const narrow = fits_panels(s) ? strip : strip + in_rows * pitch;
     fill_strip(kernels, s, p.x + image * s.in_channels * s.in_height * s.in_width, first, rows, narrow);
-    spread(narrow, strip_rows(s, rows) * width, s.in_channels, s.out_channels, plan.channels, strip);
+    if (narrow != strip) spread(narrow, in_rows * width, s.in_channels, s.out_channels, plan.channels, strip);
     for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
       const int64_t channels = std::min(kPanel, s.out_channels - channel);
       T* const y = p.y + (s.channels_last ? (image * area + first * s.out_width) * s.out_channels + channel
