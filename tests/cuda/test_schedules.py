@@ -18,7 +18,11 @@ SANITIZED = {
     "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
     "ThreadSanitizer": ("-O1", "-g1", "-fsanitize=thread"),
 }
-
+# Races are a matter of barriers, which all arithmetics share, and looking for them is slow.
+LOOKED_AT = {
+    "AddressSanitizer": ([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS),
+    "ThreadSanitizer": ([CUTS[-1]], ("bfloat16",)),
+}
 
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
 
@@ -62,8 +66,9 @@ def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: in
 @pytest.mark.parametrize("sanitizer", SANITIZED)
 def test_the_sanitizers_find_nothing(sanitizer: str, multiprocessors: str) -> None:
     driver = build_driver(*SANITIZED[sanitizer])
-    cases = [CUTS[-1], *CUTS[1:-3:6]]
-    done = drive(driver, lines(cases), EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1")
+    done = drive(
+        driver, lines(*LOOKED_AT[sanitizer]), EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1"
+    )
     assert done.returncode == 0, done.stdout + done.stderr[:4000]
 
 
