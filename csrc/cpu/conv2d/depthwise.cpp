@@ -30,7 +30,7 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   plan.channels = round_up(s.out_channels, kPanel);
   const int64_t width = strip_width(s), pixel = plan.channels + (fits_panels(s) ? 0 : s.in_channels);
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * width * pixel * s.stride_height;
-  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 2 / row_bytes);
+  const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 16 / row_bytes);
   int64_t strips = (s.out_height + fit - 1) / fit;
   if (s.batch % threads != 0 && s.batch < 8 * threads)
     strips = std::min(s.out_height, round_up(strips, threads));
@@ -79,26 +79,34 @@ void run(const Conv2dParams<T>& p, const Primitives<T>& kernels, const Plan& pla
     T* const narrow = fits_panels(s) ? strip : strip + in_rows * pitch;
     fill_strip(kernels, s, p.x + image * s.in_channels * s.in_height * s.in_width, first, rows, narrow);
     if (narrow != strip) spread(narrow, in_rows * width, s.in_channels, s.out_channels, plan.channels, strip);
-    for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
-      const int64_t channels = std::min(kPanel, s.out_channels - channel);
-      T* const y = p.y + (s.channels_last ? (image * area + first * s.out_width) * s.out_channels + channel
-                                          : (image * s.out_channels + channel) * area + first * s.out_width);
+    const auto compute = [&](int64_t row, int64_t channel, T* out, int64_t out_pixel) {
       DepthwiseLine<T> line{};
+      line.x = strip + row * s.stride_height * pitch + channel;
       line.x_pixel = s.stride_width * plan.channels;
       line.tap_offset = offsets;
       line.taps = taps;
       line.weight = p.packed + channel * taps;
       line.bias = p.bias ? p.bias + channel : nullptr;
+      line.out = out;
       line.out_width = s.out_width;
-      line.out_pixel = s.channels_last ? s.out_channels : kPanel;
-      line.channels = channels;
+      line.out_pixel = out_pixel;
+      line.channels = std::min(kPanel, s.out_channels - channel);
       line.relu = p.relu;
+      kernels.depthwise_line(line);
+    };
+    if (s.channels_last) {  // all panels of a row before the next, since that is how y lies in memory
+      T* const y = p.y + (image * area + first * s.out_width) * s.out_channels;
       for (int64_t row = 0; row < rows; ++row) {
-        line.x = strip + row * s.stride_height * pitch + channel;
-        line.out = (s.channels_last ? y : tile) + row * s.out_width * line.out_pixel;
-        kernels.depthwise_line(line);
+        for (int64_t channel = 0; channel < s.out_channels; channel += kPanel)
+          compute(row, channel, y + row * s.out_width * s.out_channels + channel, s.out_channels);
       }
-      if (!s.channels_last) kernels.transpose(tile, kPanel, rows * s.out_width, channels, y, area);
+      continue;
+    }
+    for (int64_t channel = 0; channel < s.out_channels; channel += kPanel) {
+      for (int64_t row = 0; row < rows; ++row)
+        compute(row, channel, tile + row * s.out_width * kPanel, kPanel);
+      kernels.transpose(tile, kPanel, rows * s.out_width, std::min(kPanel, s.out_channels - channel),
+                        p.y + (image * s.out_channels + channel) * area + first * s.out_width, area);
     }
   }
 }
