@@ -62,3 +62,13 @@ def test_the_tables_of_pruning_and_perforation_are_those_of_the_runs():
     lines = (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
     expected = [*pruning_rows(), *perforation_rows()]
     assert [line for line in lines if line in expected] == expected
+
+
+def test_the_readme_repeats_them():
+    document = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    pruned = json.loads((RESULTS / "pruning.json").read_text(encoding="utf-8"))["networks"]["fashion_mnist"]
+    perforated = json.loads((RESULTS / "perforation.json").read_text(encoding="utf-8"))["outcomes"]
+    for outcomes in (pruned["outcomes"], [one for one in perforated if one["pattern"] == "impact"]):
+        accuracies = ", ".join(f"{100 * one['accuracy']:.1f}" for one in outcomes)
+        ratios = ", ".join(f"{float(faster(one['times'], '64')):.1f}" for one in outcomes)
+        assert f"| {accuracies} % | {ratios} |" in document
