@@ -26,7 +26,7 @@ from cnnkern.compression.running import call, check_model, device_of, in_format,
 from cnnkern.compression.search import Layer, search
 from cnnkern.compression.timing import Turn, interleave
 from cnnkern.folding import UntraceableError, fold_batch_norm
-from cnnkern.pruning.layers import unwrapped
+from cnnkern.modules import unwrapped
 
 FRONT_STEPS = 16
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.cost import tensors
-from cnnkern.pruning.scores import in_eval_mode
+from cnnkern.modules import in_eval_mode
 
 
 def call(model: nn.Module, example: Any) -> Any:

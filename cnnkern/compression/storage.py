@@ -23,7 +23,7 @@ from cnnkern import _C
 from cnnkern.compression.files import written_whole
 from cnnkern.compression.recipe import Unfit, check_layers, check_recipe, describe, rebuild
 from cnnkern.compression.running import check_model, device_of
-from cnnkern.pruning.layers import unwrapped
+from cnnkern.modules import unwrapped
 
 KEY = "cnnkern"
 FORMAT = 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from .layers import convolutions
+from cnnkern.modules import convolutions
 
 PerforatedLayer = Callable[[nn.Conv2d, Tensor], nn.Module]
 

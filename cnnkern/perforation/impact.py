@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import convolutions, in_eval_mode
+from cnnkern.modules import convolutions, in_eval_mode
+
 from .masks import best
 
 Loss = Callable[[nn.Module, Any], Tensor]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cnnkern.modules import convolutions, in_eval_mode
+
 from .conversion import convert
-from .layers import convolutions, in_eval_mode
 
 PATIENCE = 3.0  # seconds without a progress bar, unless one was asked for
 

@@ -13,7 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .layers import column_matrices, has_weight, unwrapped
+from cnnkern.modules import unwrapped
+
+from .layers import column_matrices, has_weight
 
 Model = TypeVar("Model", bound=nn.Module)
 SparseLayer = Callable[[nn.Conv2d, Tensor], nn.Module]

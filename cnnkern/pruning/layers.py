@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parallel import DistributedDataParallel
 
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel`, or the model itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+from cnnkern import modules
+from cnnkern.modules import unwrapped
 
 
 def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Conv2d]:
@@ -25,22 +21,10 @@ def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[
     Raises ValueError for a name that no convolution has, for a weight that is not a parameter of its own
     (as under `torch.nn.utils.parametrize`), and if there is no convolution at all.
     """
-    modules = dict(unwrapped(model).named_modules())
-    if layers is None:
-        layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
-    elif isinstance(layers, str):
-        raise TypeError(f"layers: expected names of convolutions, got the string {layers!r}")
-    found = {}
-    for name in layers:
-        conv = modules.get(name)
-        if not isinstance(conv, nn.Conv2d) or isinstance(conv, LazyModuleMixin):
-            kind = "nothing" if conv is None else type(conv).__name__
-            raise ValueError(f"layers: expected names of torch.nn.Conv2d, got {name!r}, which is {kind}")
+    found = modules.convolutions(unwrapped(model), layers)
+    for name, conv in found.items():
         if not has_weight(conv):
             raise ValueError(f"layers: the weight of {name!r} is computed from others and cannot be pruned")
-        found[name] = conv
-    if not found:
-        raise ValueError("layers: expected at least one torch.nn.Conv2d, got none")
     return found
 
 

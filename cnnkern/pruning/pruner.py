@@ -8,7 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .layers import by_group, convolutions, over_weight, unwrapped
+from cnnkern.modules import unwrapped
+
+from .layers import by_group, convolutions, over_weight
 from .scores import Criterion, l2
 from .selection import Density, strongest
 

@@ -12,15 +12,16 @@ networks and Fisher pruning, 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from .layers import column_matrices, convolutions, unwrapped
+from cnnkern.modules import in_eval_mode, unwrapped
+
+from .layers import column_matrices, convolutions
 
 Criterion = Callable[[nn.Module, Sequence[str] | None], dict[str, Tensor]]
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -91,15 +92,3 @@ class _Saliency:
         if not count:
             raise ValueError("batches: expected at least one, got none")
         return {name: total / count for name, total in zip(convs, sums, strict=True)}
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Batch norm keeps its statistics and dropout is off; afterwards each module is in its old mode."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

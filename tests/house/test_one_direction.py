@@ -66,11 +66,12 @@ KERNELS = {"_ops", "_C"}
 # What a module of cnnkern may import from the others; "" is the package's own __init__.
 MODULES = {
     "reference": set(),
-    **{name: set() for name in NUMERICS},
-    "quantization": {"folding"},
+    "modules": set(),
+    **{name: {"modules"} for name in NUMERICS},
+    "quantization": {"folding", "modules"},
     "ops": KERNELS,
     "nn": {"ops", *NUMERICS},
-    "compression": {"nn", "ops", *NUMERICS, *KERNELS},
+    "compression": {"nn", "ops", "modules", *NUMERICS, *KERNELS},
     "cli": {"", "compression", "nn", "ops", *NUMERICS, *KERNELS},
     "__main__": {"cli"},
     "": {"compression", "nn", "ops", "reference", *NUMERICS, *KERNELS},

@@ -1,4 +1,4 @@
-"""The convolutions of a model that can be perforated."""
+"""What is asked of any model: the one inside a wrapper, its convolutions by name, eval mode for a while."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parallel import DistributedDataParallel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel`, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Conv2d]:
     """The `torch.nn.Conv2d` that `layers` name ("features.3"), in that order, or all that the model has.
 
-    Raises ValueError for a name that no convolution has, and if there is no convolution at all.
+    Raises TypeError for a single string, and ValueError for a name that no convolution has, and if there is
+    no convolution at all.
     """
     modules = dict(model.named_modules())
-    if isinstance(layers, str):
-        raise TypeError(f"layers: expected names of convolutions, got the string {layers!r}")
     if layers is None:
         layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    elif isinstance(layers, str):
+        raise TypeError(f"layers: expected names of convolutions, got the string {layers!r}")
     found = {}
     for name in layers:
         conv = modules.get(name)
