@@ -81,20 +81,7 @@ void cut_rows(Plan& plan, const Conv2dShape& s, int64_t kept, int64_t threads) {
     most_images = std::clamp<int64_t>(pixels / area, 1, most_images);
   }
   bands = std::min(bands, s.out_height);
-  const int64_t a_worker = (s.batch + threads - 1) / threads;
-  plan.images = (a_worker - 1) / ((a_worker - 1) / most_images + 1) + 1;
-  plan.splits = 1;
-  if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
-    const int64_t most = panels(plan.group_columns);
-    if (heavy_weights(s, kept) && most >= threads) {
-      plan.splits = threads;
-    } else {
-      bands = std::min(s.out_height, round_up(bands, threads));
-      plan.splits = std::min(most, (threads + bands * s.batch - 1) / (bands * s.batch));
-    }
-  }
-  plan.out_rows = (s.out_height + bands - 1) / bands;
-  plan.bands = (s.out_height + plan.out_rows - 1) / plan.out_rows;
+  static_cast<Bands&>(plan) = cut_into_bands(s, bands, most_images, heavy_weights(s, kept), threads);
   plan.strip_rows = std::min(s.in_height, strip_rows(s, plan.out_rows));
 }
 

@@ -1,5 +1,6 @@
 // How the work of a column-sparse convolution is cut, and what a piece of it knows.
 #pragma once
+#include "cpu/bands.h"
 #include "cpu/column_sparse_conv2d/patches.h"
 #include "cpu/registry.h"
 #include "params/column_sparse_conv2d.h"
@@ -15,22 +16,17 @@ enum class Way {
 
 constexpr int64_t kPanelsAtOnce = 3;  // of pixels that meet all weights
 
-struct Plan {
+struct Plan : Bands {
   Way way;
-  bool strip;             // channel-first rows are made channels last first; not for panels
-  int64_t group_columns;  // K / G
-  int64_t splits;         // of a group's output channels
-  Blocks blocks;          // of the sum, where patches are gathered; else one
+  bool strip;     // channel-first rows are made channels last first; not for panels
+  Blocks blocks;  // of the sum, where patches are gathered; else one
 
-  // In place and rows: several whole images, or a band of rows of one.
-  int64_t images;
-  int64_t out_rows;         // of a band
-  int64_t bands;            // of an image; of a span for panels
+  // In place and rows, beside Bands.
   int64_t pitch;            // elements of an input row
   int64_t strip_rows;       // most input rows of a band
   int64_t columns_at_once;  // output channels of one product
 
-  // Panels: the pixels of one image, or of all.
+  // Panels: the pixels of one image, or of all; `bands` are those of a span.
   int64_t spans;   // ranges of pixels that bands do not cross
   int64_t span;    // pixels of one
   int64_t pixels;  // of a band, at most
@@ -89,8 +85,7 @@ void compute_panels(const Work<T>& work, int64_t begin, int64_t end);
 
 // How many work items there are.
 inline int64_t work_items(const Plan& plan, const Conv2dShape& s) {
-  const int64_t spans = plan.way == Way::panels ? plan.spans : (s.batch + plan.images - 1) / plan.images;
-  return spans * plan.bands * plan.splits;
+  return (plan.way == Way::panels ? plan.spans * plan.bands : plan.count(s)) * plan.splits;
 }
 
 }  // namespace cnnkern

@@ -8,12 +8,6 @@
 namespace cnnkern {
 namespace {
 
-// A band of rows of one image, or several whole images, against a range of a group's output channels.
-struct Item {
-  int64_t image, images, first_row, row_end, column, column_end;
-  int64_t rows() const { return row_end - first_row; }
-};
-
 // Values of output pixels: those of row 0 of the item's first image, which may lie before what is there.
 template <class P>
 struct Pixels {
@@ -23,7 +17,7 @@ struct Pixels {
 
 // The first taps of the item's pixels, in a channels-last image or strip.
 template <class T>
-Pixels<const T> first_taps(const Work<T>& work, const Item& item, bool filled) {
+Pixels<const T> first_taps(const Work<T>& work, const BandItem& item, bool filled) {
   const Conv2dShape& s = work.p.shape;
   const Plan& plan = work.plan;
   const int64_t area = s.in_height * s.in_width;
@@ -62,7 +56,7 @@ int64_t find_terms(const Conv2dShape& s, const Patches& patches, const Terms& bl
 // The rectangles of an item as products that have the columns that meet the image and no more; returns how
 // many.
 template <class T>
-int64_t fill_parts(const Work<T>& work, const Patches& patches, const Terms& block, const Item& item,
+int64_t fill_parts(const Work<T>& work, const Patches& patches, const Terms& block, const BandItem& item,
                    const Pixels<const T>& in, const Pixels<T>& out) {
   const Conv2dShape& s = work.p.shape;
   Gemm<T>* part = work.parts();
@@ -87,7 +81,7 @@ int64_t fill_parts(const Work<T>& work, const Patches& patches, const Terms& blo
 
 // One product of all rectangles: a block of k, for output channels [column, end) of a group.
 template <class T>
-void multiply(const Work<T>& work, const Item& item, int64_t group, int64_t column, int64_t end,
+void multiply(const Work<T>& work, const BandItem& item, int64_t group, int64_t column, int64_t end,
               const Terms& block, const Pixels<const T>& in, const Pixels<T>& out) {
   const Patches patches = work.patches(group);
   const int64_t count = fill_parts(work, patches, block, item, in, out);
@@ -105,7 +99,7 @@ void multiply(const Work<T>& work, const Item& item, int64_t group, int64_t colu
 }
 
 template <class T>
-void compute_group(const Work<T>& work, const Item& item, int64_t group, const Pixels<const T>& in) {
+void compute_group(const Work<T>& work, const BandItem& item, int64_t group, const Pixels<const T>& in) {
   const Conv2dShape& s = work.p.shape;
   const Plan& plan = work.plan;
   const int64_t area = s.out_height * s.out_width;
@@ -149,18 +143,12 @@ template <class T>
 void compute_rows(const Work<T>& work, int64_t begin, int64_t end) {
   const Conv2dShape& s = work.p.shape;
   const Plan& plan = work.plan;
-  const int64_t column_panels = panels(plan.group_columns), bands = work_items(plan, s) / plan.splits;
+  const int64_t bands = plan.count(s);
   int64_t band_in_strip = -1;
   for (int64_t i = begin; i < end; ++i) {
     // Splits are the outer loop: a worker that stays within one reads only that part of the weights.
     const int64_t split = i / bands, band = i % bands;
-    Item item{};
-    item.image = band / plan.bands * plan.images;
-    item.images = std::min(plan.images, s.batch - item.image);
-    item.first_row = band % plan.bands * plan.out_rows;
-    item.row_end = std::min(s.out_height, item.first_row + plan.out_rows);
-    item.column = column_panels * split / plan.splits * kPanel;
-    item.column_end = std::min(plan.group_columns, column_panels * (split + 1) / plan.splits * kPanel);
+    const BandItem item = plan.item(s, band, split);
     const Pixels<const T> in = first_taps(work, item, band == band_in_strip);
     band_in_strip = band;
     for (int64_t group = 0; group < s.groups; ++group) compute_group(work, item, group, in);

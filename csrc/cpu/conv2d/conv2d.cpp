@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "cpu/bands.h"
 #include "cpu/conv2d/depthwise.h"
 #include "cpu/conv2d/rectangles.h"
 #include "cpu/parallel.h"
@@ -20,14 +21,9 @@ namespace {
 
 constexpr int64_t kPixels = 512;  // of one band: enough for the weights to be read rarely
 
-struct Plan {
-  int64_t images;           // of one band; more than one are whole
-  int64_t out_rows;         // of a band
-  int64_t bands;            // of an image
-  int64_t splits;           // of a group's output channels
+struct Plan : Bands {
   int64_t pitch;            // elements of an input row
   int64_t strip_rows;       // most input rows of a band
-  int64_t group_columns;    // K / G
   int64_t columns_at_once;  // output channels of one product
   // Elements of one worker's scratch, in this order.
   int64_t parts_size, strip_size, tile_size;
@@ -37,36 +33,20 @@ struct Plan {
 template <class T>
 Plan make_plan(const Conv2dShape& s, int64_t threads) {
   Plan plan{};
-  plan.group_columns = s.out_channels / s.groups;
   plan.pitch = s.in_width * s.in_channels;
 
   // A band's input takes a quarter of level 2, several small images half of it; the rest is for weights and
   // results.
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * plan.pitch * s.stride_height;
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes);
-  int64_t bands = (s.out_height + fit - 1) / fit;
+  const int64_t bands = (s.out_height + fit - 1) / fit;
   const int64_t area = s.out_height * s.out_width;
   const int64_t image_bytes = row_bytes / s.stride_height * s.in_height;
   const int64_t most_images =
       std::max<int64_t>(1, std::min(kPixels / area, level2_cache_bytes() / 2 / image_bytes));
-  const int64_t a_worker = (s.batch + threads - 1) / threads;  // images, in equal bands
-  plan.images = (a_worker - 1) / ((a_worker - 1) / most_images + 1) + 1;
-  plan.splits = 1;
-  if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
-    // Too few images to go round: share the channels where the weights are what has to be read, else the
-    // rows.
-    const int64_t depth = s.kernel_height * s.kernel_width * (s.in_channels / s.groups);
-    const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
-    const int64_t most = panels(plan.group_columns);
-    if (heavy_weights && most >= threads) {
-      plan.splits = threads;
-    } else {
-      bands = std::min(s.out_height, round_up(bands, threads));
-      plan.splits = std::min(most, (threads + bands * s.batch - 1) / (bands * s.batch));
-    }
-  }
-  plan.out_rows = (s.out_height + bands - 1) / bands;
-  plan.bands = (s.out_height + plan.out_rows - 1) / plan.out_rows;
+  const int64_t depth = s.kernel_height * s.kernel_width * (s.in_channels / s.groups);
+  const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
+  static_cast<Bands&>(plan) = cut_into_bands(s, bands, most_images, heavy_weights, threads);
   plan.strip_rows = std::min(s.in_height, strip_rows(s, plan.out_rows));
 
   // A channel-first result is computed into a tile of two panels and transposed from there.
@@ -82,11 +62,6 @@ Plan make_plan(const Conv2dShape& s, int64_t threads) {
   }
   return plan;
 }
-
-// A band of rows of one image, or several whole images, against a range of a group's output channels.
-struct Item {
-  int64_t image, images, first_row, row_end, column, column_end;
-};
 
 // Pixels of channels: the input rows of an item, or the output rows.
 template <class P>
@@ -110,7 +85,7 @@ struct Scratch {
 // The input rows of an item, transposed into the strip where the image is channel first.
 template <class T>
 Rows<const T> input_rows(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan,
-                         const Item& item, bool filled, T* strip) {
+                         const BandItem& item, bool filled, T* strip) {
   const Conv2dShape& s = p.shape;
   const int64_t area = s.in_height * s.in_width;
   const T* const x = p.x + item.image * s.in_channels * area;
@@ -126,7 +101,7 @@ Rows<const T> input_rows(const Primitives<T>& kernels, const Conv2dParams<T>& p,
 
 // The rectangles of an item as products that have their pixels and patches and no more; returns how many.
 template <class T>
-int64_t fill_parts(const Conv2dShape& s, const Item& item, const Rows<const T>& in, const Rows<T>& out,
+int64_t fill_parts(const Conv2dShape& s, const BandItem& item, const Rows<const T>& in, const Rows<T>& out,
                    int64_t tile_pixels, Gemm<T>* parts) {
   const int64_t group_channels = s.in_channels / s.groups;
   int64_t count = 0;
@@ -157,7 +132,7 @@ int64_t fill_parts(const Conv2dShape& s, const Item& item, const Rows<const T>& 
 
 // One product of all rectangles: output channels [column, end) of a group.
 template <class T>
-void multiply(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan, const Item& item,
+void multiply(const Primitives<T>& kernels, const Conv2dParams<T>& p, const Plan& plan, const BandItem& item,
               int64_t group, int64_t column, int64_t end, const Rows<const T>& in,
               const Scratch<T>& scratch) {
   const Conv2dShape& s = p.shape;
@@ -193,20 +168,13 @@ template <class T>
 void run(const Conv2dParams<T>& p, const Primitives<T>& kernels, const Plan& plan, const Worker& me) {
   const Conv2dShape& s = p.shape;
   const Scratch<T> scratch(p.scratch + me.index * plan.worker_size(), plan);
-  const int64_t column_panels = panels(plan.group_columns);
-  const int64_t bands = (s.batch + plan.images - 1) / plan.images * plan.bands;
+  const int64_t bands = plan.count(s);
   const auto [begin, end] = me.share(bands * plan.splits);
   int64_t band_in_strip = -1;
   for (int64_t i = begin; i < end; ++i) {
     // Splits are the outer loop: a worker that stays within one reads only that part of the weights.
     const int64_t split = i / bands, band = i % bands;
-    Item item{};
-    item.image = band / plan.bands * plan.images;
-    item.images = std::min(plan.images, s.batch - item.image);
-    item.first_row = band % plan.bands * plan.out_rows;
-    item.row_end = std::min(s.out_height, item.first_row + plan.out_rows);
-    item.column = column_panels * split / plan.splits * kPanel;
-    item.column_end = std::min(plan.group_columns, column_panels * (split + 1) / plan.splits * kPanel);
+    const BandItem item = plan.item(s, band, split);
     const Rows<const T> in = input_rows(kernels, p, plan, item, band == band_in_strip, scratch.strip);
     band_in_strip = band;
     for (int64_t group = 0; group < s.groups; ++group) {

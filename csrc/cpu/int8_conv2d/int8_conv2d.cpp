@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "cpu/bands.h"
 #include "cpu/conv2d/rectangles.h"
 #include "cpu/int8_conv2d/depthwise.h"
 #include "cpu/int8_conv2d/epilogue.h"
@@ -23,12 +24,7 @@ namespace {
 constexpr int64_t kPixels = 512;  // of one band: enough for the weights to be read rarely
 constexpr int64_t kAlign = 64;
 
-struct Plan {
-  int64_t images;           // of one band; more than one are whole
-  int64_t out_rows;         // of a band
-  int64_t bands;            // of an image
-  int64_t splits;           // of a group's output channels
-  int64_t group_columns;    // K / G
+struct Plan : Bands {
   int64_t columns_at_once;  // output channels of one product
   bool in_place;            // x is read where it lies
   Int8Strip strip;
@@ -42,33 +38,17 @@ struct Plan {
 Plan make_plan(const Int8Primitives& kernels, const Conv2dShape& s, bool x_signed, Int8Output output,
                int64_t threads) {
   Plan plan{};
-  plan.group_columns = s.out_channels / s.groups;
   const int64_t row_bytes = s.in_width * s.in_channels * s.stride_height * (kernels.magnitudes ? 2 : 1);
   // A band's input takes a quarter of level 2, several small images half of it; the rest is for weights and
   // results.
   const int64_t fit = std::max<int64_t>(1, level2_cache_bytes() / 4 / row_bytes);
-  int64_t bands = (s.out_height + fit - 1) / fit;
+  const int64_t bands = (s.out_height + fit - 1) / fit;
   const int64_t area = s.out_height * s.out_width, image_bytes = row_bytes / s.stride_height * s.in_height;
   const int64_t most_images =
       std::max<int64_t>(1, std::min(kPixels / area, level2_cache_bytes() / 2 / image_bytes));
-  const int64_t a_worker = (s.batch + threads - 1) / threads;  // images, in equal bands
-  plan.images = (a_worker - 1) / ((a_worker - 1) / most_images + 1) + 1;
-  plan.splits = 1;
-  if (plan.images == 1 && s.batch % threads != 0 && s.batch < 8 * threads) {
-    // Too few images to go round: share the channels where the weights are what has to be read, else the
-    // rows.
-    const int64_t depth = s.kernel_height * s.kernel_width * (s.in_channels / s.groups);
-    const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
-    const int64_t most = panels(plan.group_columns);
-    if (heavy_weights && most >= threads) {
-      plan.splits = threads;
-    } else {
-      bands = std::min(s.out_height, round_up(bands, threads));
-      plan.splits = std::min(most, (threads + bands * s.batch - 1) / (bands * s.batch));
-    }
-  }
-  plan.out_rows = (s.out_height + bands - 1) / bands;
-  plan.bands = (s.out_height + plan.out_rows - 1) / plan.out_rows;
+  const int64_t depth = s.kernel_height * s.kernel_width * (s.in_channels / s.groups);
+  const bool heavy_weights = s.out_channels * depth > 2 * s.in_height * s.in_width * s.in_channels;
+  static_cast<Bands&>(plan) = cut_into_bands(s, bands, most_images, heavy_weights, threads);
   plan.columns_at_once = s.channels_last ? plan.group_columns : 4 * kPanel;
 
   plan.strip = int8_strip(s, plan.out_rows);
@@ -91,11 +71,6 @@ Plan make_plan(const Int8Primitives& kernels, const Conv2dShape& s, bool x_signe
   return plan;
 }
 
-// A band of rows of one image, or several whole images, against a range of a group's output channels.
-struct Item {
-  int64_t image, images, first_row, row_end, column, column_end;
-};
-
 struct Scratch {
   uint8_t *strip, *line, *tile;
 
@@ -103,8 +78,8 @@ struct Scratch {
       : strip(base), line(strip + plan.strip_size), tile(line + plan.line_size) {}
 };
 
-void fill_strips(const Int8Primitives& kernels, const Int8Conv2dParams& p, const Plan& plan, const Item& item,
-                 const Scratch& scratch) {
+void fill_strips(const Int8Primitives& kernels, const Int8Conv2dParams& p, const Plan& plan,
+                 const BandItem& item, const Scratch& scratch) {
   const Conv2dShape& s = p.shape;
   const uint8_t flip = p.x_signed != kernels.magnitudes ? 0x80 : 0;
   const int64_t size = plan.strip.size(s.groups);
@@ -117,8 +92,9 @@ void fill_strips(const Int8Primitives& kernels, const Int8Conv2dParams& p, const
 }
 
 // Output channels [column, end) of a group.
-void multiply(const Int8Primitives& kernels, const Int8Conv2dParams& p, const Plan& plan, const Item& item,
-              int64_t group, int64_t column, int64_t end, const Int8Epilogue& e, const Scratch& scratch) {
+void multiply(const Int8Primitives& kernels, const Int8Conv2dParams& p, const Plan& plan,
+              const BandItem& item, int64_t group, int64_t column, int64_t end, const Int8Epilogue& e,
+              const Scratch& scratch) {
   const Conv2dShape& s = p.shape;
   const Int8Strip& strip = plan.strip;
   const int64_t channel = group * plan.group_columns + column, area = s.out_height * s.out_width;
@@ -182,20 +158,13 @@ void run(const Int8Conv2dParams& p, const Int8Primitives& kernels, const Plan& p
          const Worker& me) {
   const Conv2dShape& s = p.shape;
   const Scratch scratch(p.scratch + plan.shared_size + me.index * plan.worker_size(), plan);
-  const int64_t column_panels = panels(plan.group_columns);
-  const int64_t bands = (s.batch + plan.images - 1) / plan.images * plan.bands;
+  const int64_t bands = plan.count(s);
   const auto [begin, end] = me.share(bands * plan.splits);
   int64_t band_in_strip = -1;
   for (int64_t i = begin; i < end; ++i) {
     // Splits are the outer loop: a worker that stays within one reads only that part of the weights.
     const int64_t split = i / bands, band = i % bands;
-    Item item{};
-    item.image = band / plan.bands * plan.images;
-    item.images = std::min(plan.images, s.batch - item.image);
-    item.first_row = band % plan.bands * plan.out_rows;
-    item.row_end = std::min(s.out_height, item.first_row + plan.out_rows);
-    item.column = column_panels * split / plan.splits * kPanel;
-    item.column_end = std::min(plan.group_columns, column_panels * (split + 1) / plan.splits * kPanel);
+    const BandItem item = plan.item(s, band, split);
     if (!plan.in_place && band != band_in_strip) fill_strips(kernels, p, plan, item, scratch);
     band_in_strip = band;
     for (int64_t group = 0; group < s.groups; ++group) {
