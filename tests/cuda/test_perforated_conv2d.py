@@ -1,4 +1,4 @@
-"""The CUDA kernels of perforated_conv2d, of its gradients and of its masks, on every arithmetic and layout."""
+"""The CUDA kernels of perforated_conv2d, of its gradients and masks: on every arithmetic, in either layout."""
 
 import pytest
 import torch

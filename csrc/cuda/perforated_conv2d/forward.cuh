@@ -105,13 +105,17 @@ template <class Tile, template <class, int, int> class RowsOfA>
 __global__ void __launch_bounds__(Tile::kThreads)
     multiply_kept(const __grid_constant__ KeptProduct<typename Tile::Number> product) {
   const Part part = product.cover.template part<Tile>(static_cast<int>(blockIdx.x));
-  const int64_t count = product.a.kept.count();
-  const bool multiplies = part.first_row < count;
-  if (!multiplies && product.sums.partial) return;
+  const KeptRows& kept = product.a.kept;
+  const int64_t count = kept.count();
   typename Tile::Sums sums;
-  if (multiplies) accumulate<Tile, RowsOfA, CopiedRows>(sums, product.a, product.b, part);
+  if (part.first_row < count) {
+    accumulate<Tile, RowsOfA, CopiedRows>(sums, product.a, product.b, part);
+  } else if (const int64_t last = min(part.first_row + Tile::kM, kept.all()) - 1;
+             product.sums.partial || !kept.show_zeros(part.first_row, last, count)) {
+    return;
+  }
   if (!product.sums.partial) {
-    store_shown<Tile>(sums, product.output, product.a.kept, part, shared_memory());
+    store_shown<Tile>(sums, product.output, kept, part, shared_memory());
     return;
   }
   const auto offset_of = [&](int row) {

@@ -56,6 +56,13 @@ struct KeptRows {
     const int32_t* const begins = positions(image) + area;
     return {image, max(begins[index], 0), index + 1 < count ? min(begins[index + 1], area) : area, true};
   }
+  // Whether some of the rows from `first` to `last`, of which none is kept, may stand for zeros.
+  __device__ bool show_zeros(int64_t first, int64_t last, int64_t count) const {
+    const int64_t end = row(last, count).image;
+    for (int64_t image = row(first, count).image; image <= end; ++image)
+      if (positions(image)[area - 1] < 0) return true;
+    return false;
+  }
   // Where a kept output is, or -1.
   __device__ int position(const Row& row) const {
     const int position = row.first < row.last ? positions(row.image)[row.first] : -1;
