@@ -155,7 +155,7 @@ def test_layers_train(name: str) -> None:
     layer = kind(16, 24, 3, padding=1, **own)
     copy = deepcopy(layer).cuda()
     x, grad = torch.randn(2, 16, 9, 12), torch.randn(2, 24, 9, 12)
-    ours, other = x.cuda().requires_grad_(), x.double().requires_grad_()
+    other, ours = x.double().requires_grad_(), x.cuda().requires_grad_()
     copy(ours).backward(grad.cuda())
     layer.double()(other).backward(grad.double())
     for got, expected in ((ours, other), (copy.weight, layer.weight), (copy.bias, layer.bias)):

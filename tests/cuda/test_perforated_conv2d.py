@@ -1,4 +1,4 @@
-"""The CUDA kernels of perforated_conv2d, of its gradients and masks: on every arithmetic, in either layout."""
+"""The CUDA kernels of perforated_conv2d, its gradients and masks: on every arithmetic, in either layout."""
 
 import pytest
 import torch
