@@ -33,18 +33,28 @@ def test_kernels_are_registered(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", key) == differentiable
 
 
+def fake(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(size, dtype=dtype, device="cuda")
+
+
 def fakes(dtype: torch.dtype) -> list[torch.Tensor | None]:
-    return [
-        None if a is None else torch.empty(a.shape, dtype=dtype, device="cuda") for a in CASE.cp_arguments()
-    ]
+    return [None if a is None else fake(a.shape, dtype) for a in CASE.cp_arguments()]
 
 
 @built
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_fake_kernels_know_cuda(dtype: torch.dtype) -> None:
     with FakeTensorMode():
-        y = ops.cp_conv2d(*fakes(dtype), **CASE.options)
-    assert (y.device.type, y.dtype, y.shape) == ("cuda", dtype, (2, 10, 7, 7))
+        x, *factors = fakes(dtype)
+        columns, sparse = fake((2, 5), torch.int32), fake((10, 5), dtype)
+        mask, weight = fake((7, 7), torch.bool), fake(CASE.weight_size, dtype)
+        results = (
+            ops.cp_conv2d(x, *factors, **CASE.options),
+            ops.column_sparse_conv2d(x, sparse, columns, kernel_size=CASE.kernel, **CASE.options),
+            ops.perforated_conv2d(x, weight, mask, **CASE.options),
+        )
+    for y in results:
+        assert (y.device.type, y.dtype, y.shape) == ("cuda", dtype, (2, 10, 7, 7))
 
 
 @built

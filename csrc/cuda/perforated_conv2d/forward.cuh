@@ -40,65 +40,88 @@ struct KeptProduct {
   Cover cover;
 };
 
-// Stores the tile of C from row `part.first_row` on to all outputs that show its rows. Nobody may be using
-// `memory`.
+// What a tile's rows and columns stand for in y.
+template <class T>
+struct ShownTile {
+  const Output<T>& output;
+  const KeptRows& kept;
+  const KeptRows::Row* rows;
+  int row_count, first_channel;
+  T* y;           // of the group, like the bias
+  const T* bias;  // or null
+
+  __device__ float value(const KeptRows::Row& row, float sum, int channel) const {
+    if (!row.kept) return 0;
+    return bias ? sum + to_float(bias[channel]) : sum;
+  }
+};
+
+// Each thread takes kVector channels of a pixel.
+template <class Tile, class T>
+__device__ void show_pixels(const ShownTile<T>& tile, const float* staging) {
+  constexpr int kAlong = Tile::kN / kVector;
+  const int channels = tile.output.group_channels;
+  for (int i = threadIdx.x; i < tile.row_count * kAlong; i += Tile::kThreads) {
+    const int first = i % kAlong * kVector, channel = tile.first_channel + first;
+    if (channel >= channels) continue;
+    const KeptRows::Row row = tile.rows[i / kAlong];
+    const float* const staged = staging + i / kAlong * Staging<Tile>::kRowPitch + first;
+    float values[kVector];
+#pragma unroll
+    for (int v = 0; v < kVector; ++v)
+      values[v] = channel + v < channels ? tile.value(row, staged[v], channel + v) : 0;
+    tile.kept.visit(row, [&](int position) {
+      T* const to = tile.y + tile.output.offset(row.image, position) + channel;
+      if (tile.output.vectors) {
+        store_together(to, values);
+        return;
+      }
+#pragma unroll
+      for (int v = 0; v < kVector; ++v)
+        if (channel + v < channels) to[v] = from_float<T>(values[v]);
+    });
+  }
+}
+
+// Each thread takes a row: lanes have neighbouring kept outputs, which are near each other in memory.
+template <class Tile, class T>
+__device__ void show_planes(const ShownTile<T>& tile, const float* staging) {
+  static_assert(Tile::kThreads % Tile::kM == 0, "every thread has one row");
+  const int index = static_cast<int>(threadIdx.x) % Tile::kM;
+  if (index >= tile.row_count) return;
+  const KeptRows::Row row = tile.rows[index];
+  const int columns = min(Tile::kN, tile.output.group_channels - tile.first_channel);
+  tile.kept.visit(row, [&](int position) {
+    T* const to = tile.y + tile.output.offset(row.image, position);
+#pragma unroll 4
+    for (int n = static_cast<int>(threadIdx.x) / Tile::kM; n < columns; n += Tile::kThreads / Tile::kM) {
+      const float sum = staging[n * Staging<Tile>::kColumnPitch + index];
+      to[(tile.first_channel + n) * tile.output.channel_stride()] =
+          from_float<T>(tile.value(row, sum, tile.first_channel + n));
+    }
+  });
+}
+
+// Stores a tile of C to all outputs that show its rows. Nobody may be using `memory`.
 template <class Tile, class T>
 __device__ void store_shown(const typename Tile::Sums& sums, const Output<T>& output, const KeptRows& kept,
                             const Part& part, unsigned char* memory) {
   static_assert(Staging<Tile>::kBytes + Tile::kM * sizeof(KeptRows::Row) <= kTileBytes<Tile>);
   auto* const staging = reinterpret_cast<float*>(memory);
   auto* const rows = reinterpret_cast<KeptRows::Row*>(memory + Staging<Tile>::kBytes);
-  const auto here = static_cast<int>(min(kept.all() - part.first_row, int64_t{Tile::kM}));
+  const auto row_count = static_cast<int>(min(kept.all() - part.first_row, int64_t{Tile::kM}));
   const int64_t count = kept.count();
   stage<Tile>(sums, output, staging);
-  for (int row = threadIdx.x; row < here; row += Tile::kThreads)
+  for (int row = threadIdx.x; row < row_count; row += Tile::kThreads)
     rows[row] = kept.row(part.first_row + row, count);
   __syncthreads();
-  T* const y = output.y + part.group * output.group_stride;
   const T* const bias = output.bias ? output.bias + part.group * output.group_channels : nullptr;
-  const auto value = [&](const KeptRows::Row& row, float sum, int channel) {
-    if (!row.kept) return 0.0f;
-    return bias ? sum + to_float(bias[channel]) : sum;
-  };
-  if (output.channels_last) {
-    constexpr int kAlong = Tile::kN / kVector;
-    for (int i = threadIdx.x; i < here * kAlong; i += Tile::kThreads) {
-      const int first = i % kAlong * kVector, channel = part.first_column + first;
-      if (channel >= output.group_channels) continue;
-      const KeptRows::Row row = rows[i / kAlong];
-      const float* const staged = staging + i / kAlong * Staging<Tile>::kRowPitch + first;
-      float values[kVector];
-#pragma unroll
-      for (int v = 0; v < kVector; ++v)
-        values[v] = channel + v < output.group_channels ? value(row, staged[v], channel + v) : 0;
-      kept.visit(row, [&](int position) {
-        T* const to = y + output.offset(row.image, position) + channel;
-        if (output.vectors) {
-          store_together(to, values);
-          return;
-        }
-#pragma unroll
-        for (int v = 0; v < kVector; ++v)
-          if (channel + v < output.group_channels) to[v] = from_float<T>(values[v]);
-      });
-    }
-    return;
-  }
-  // Lanes have neighbouring kept outputs, which are near each other in memory.
-  static_assert(Tile::kThreads % Tile::kM == 0, "every thread stores one row");
-  const int index = static_cast<int>(threadIdx.x) % Tile::kM;
-  if (index >= here) return;
-  const KeptRows::Row row = rows[index];
-  const int channels = min(Tile::kN, output.group_channels - part.first_column);
-  kept.visit(row, [&](int position) {
-    T* const to = y + output.offset(row.image, position);
-#pragma unroll 4
-    for (int n = static_cast<int>(threadIdx.x) / Tile::kM; n < channels; n += Tile::kThreads / Tile::kM) {
-      const int channel = part.first_column + n;
-      to[channel * output.channel_stride()] =
-          from_float<T>(value(row, staging[n * Staging<Tile>::kColumnPitch + index], channel));
-    }
-  });
+  T* const y = output.y + part.group * output.group_stride;
+  const ShownTile<T> tile{output, kept, rows, row_count, part.first_column, y, bias};
+  if (output.channels_last)
+    show_pixels<Tile>(tile, staging);
+  else
+    show_planes<Tile>(tile, staging);
 }
 
 template <class Tile, template <class, int, int> class RowsOfA>
