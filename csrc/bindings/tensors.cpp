@@ -90,6 +90,8 @@ int32_t dtype_code(ScalarType dtype) {
       return aoti_torch_dtype_int8();
     case ScalarType::Int:
       return aoti_torch_dtype_int32();
+    case ScalarType::Long:
+      return aoti_torch_dtype_int64();
     case ScalarType::Double:
       return aoti_torch_dtype_float64();
     case ScalarType::Half:
@@ -130,7 +132,12 @@ Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_las
 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     const Tensor& like) {
-  return allocate(sizes, strides, like.scalar_type(), device_type(like), like.get_device_index());
+  return empty_tensor(sizes, strides, like.scalar_type(), like);
+}
+
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
+                    const Tensor& like) {
+  return allocate(sizes, strides, dtype, device_type(like), like.get_device_index());
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like) {

@@ -9,13 +9,18 @@ from torch._subclasses import FakeTensorMode
 
 from cnnkern import _C, ops
 from cnnkern.ops import arguments
+from cnnkern.ops.column_sparse_conv2d import packed_length as column_sparse_conv2d_length
 from cnnkern.ops.conv2d import packed_length as conv2d_length
 from cnnkern.ops.cp_conv2d import packed_length as cp_conv2d_length
 from tests.cuda.platforms import Platform
 from tests.ops.cases import Case
 
 CASE = Case((2, 6, 9, 8), 10, (3, 2), groups=2, rank=14)
-WITH_KERNELS = ("conv2d", "conv2d_backward", "conv2d_pack", "conv2d_packed", "cp_conv2d", "cp_conv2d_pack")
+WITH_KERNELS = (
+    *(f"{name}{form}" for name in ("conv2d", "column_sparse_conv2d") for form in ("", "_backward", "_pack")),
+    *("conv2d_packed", "column_sparse_conv2d_packed", "cp_conv2d", "cp_conv2d_pack"),
+    *(f"perforated_conv2d{form}" for form in ("", "_backward", "_packed")),
+)
 built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has no CUDA kernels")
 
 
@@ -28,18 +33,28 @@ def test_kernels_are_registered(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", key) == differentiable
 
 
+def fake(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(size, dtype=dtype, device="cuda")
+
+
 def fakes(dtype: torch.dtype) -> list[torch.Tensor | None]:
-    return [
-        None if a is None else torch.empty(a.shape, dtype=dtype, device="cuda") for a in CASE.cp_arguments()
-    ]
+    return [None if a is None else fake(a.shape, dtype) for a in CASE.cp_arguments()]
 
 
 @built
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_fake_kernels_know_cuda(dtype: torch.dtype) -> None:
     with FakeTensorMode():
-        y = ops.cp_conv2d(*fakes(dtype), **CASE.options)
-    assert (y.device.type, y.dtype, y.shape) == ("cuda", dtype, (2, 10, 7, 7))
+        x, *factors = fakes(dtype)
+        columns, sparse = fake((2, 5), torch.int32), fake((10, 5), dtype)
+        mask, weight = fake((7, 7), torch.bool), fake(CASE.weight_size, dtype)
+        results = (
+            ops.cp_conv2d(x, *factors, **CASE.options),
+            ops.column_sparse_conv2d(x, sparse, columns, kernel_size=CASE.kernel, **CASE.options),
+            ops.perforated_conv2d(x, weight, mask, **CASE.options),
+        )
+    for y in results:
+        assert (y.device.type, y.dtype, y.shape) == ("cuda", dtype, (2, 10, 7, 7))
 
 
 @built
@@ -60,12 +75,21 @@ def test_a_build_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> No
 def test_packed_lengths_are_those_of_the_fakes(emulated: Platform, dtype: torch.dtype) -> None:
     weight = torch.randn(CASE.weight_size, dtype=dtype)
     factors = [factor.to(dtype) for factor in CASE.cp_arguments()[1:5]]
-    packed = emulated.operations.conv2d_pack(weight, 2), emulated.operations.cp_conv2d_pack(*factors, 2)
+    _, sparse, columns, _ = CASE.column_sparse_arguments()
+    sparse = sparse.to(dtype)
+    packed = (
+        emulated.operations.conv2d_pack(weight, 2),
+        emulated.operations.cp_conv2d_pack(*factors, 2),
+        emulated.operations.column_sparse_conv2d_pack(sparse, columns, list(CASE.kernel), 2),
+        emulated.operations.column_sparse_conv2d_pack(sparse[:, :0], columns[:, :0], list(CASE.kernel), 2),
+    )
     with FakeTensorMode():
         like = torch.empty(1, dtype=dtype, device="cuda")
         lengths = (
             conv2d_length(CASE.weight_size, CASE.groups, like),
             cp_conv2d_length(CASE.factor_size, CASE.groups, like),
+            column_sparse_conv2d_length(CASE.channels, columns.shape[1], CASE.groups, like),
+            column_sparse_conv2d_length(CASE.channels, 0, CASE.groups, like),
         )
     assert lengths == tuple(p.numel() for p in packed)
 
