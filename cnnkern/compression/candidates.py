@@ -80,14 +80,15 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
     return own, list(best.values())
 
 
-def fit(place: Place, candidate: Candidate, fits: Fits, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Give the candidate its layer, refitted to the layer's own outputs, and its error."""
+def fitted(
+    place: Place, candidate: Candidate, fits: Fits, pairs: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[nn.Module, float]:
+    """The candidate's layer, refitted to the convolution's own outputs, and its error."""
     made = fits.get(place.conv, candidate.method, candidate.strength, place.cost.output_size)
     layer = forms(made)[candidate.form]
     if not method_named(candidate.method).exact:
         layer = refit(layer, pairs, fits.seed).layer
-    candidate.layer = layer
-    candidate.error = relative_error(layer, pairs)
+    return layer, relative_error(layer, pairs)
 
 
 def drop_dominated(candidates: Sequence[Candidate]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnkern.compression.cost import tensors
 from cnnkern.compression.running import call, inference
+from cnnkern.nn.int8 import Int8Layer
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -56,4 +57,12 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Learned numbers: the parameters, and what stands for them in int8 layers, which have buffers alone."""
+    integers = [
+        kept
+        for module in model.modules()
+        if isinstance(module, Int8Layer)
+        for kept in (module.weight, module.bias)
+        if kept is not None
+    ]
+    return sum(numbers.numel() for numbers in (*model.parameters(), *integers))

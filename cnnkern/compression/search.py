@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 from tqdm import tqdm
 
-from cnnkern.compression.candidates import Candidate, drop_dominated, fit, timed
+from cnnkern.compression.candidates import Candidate, drop_dominated, fitted, timed
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import Place, activations
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
 from cnnkern.compression.planner import Option
+from cnnkern.compression.processes import Processes
 from cnnkern.compression.profile_report import Profile
 from cnnkern.compression.rewriting import swapped
 from cnnkern.compression.running import inference
@@ -56,6 +58,7 @@ def search(
     fits: Fits,
     seconds: float,
     profiled: Profile,
+    processes: Processes,
 ) -> list[Layer]:
     """Time all candidates, then fit those that are faster, then measure the loss of those worth it.
 
@@ -63,32 +66,62 @@ def search(
         model: in which the places are; each candidate takes its place for a moment, and leaves it.
         batches: of the calibration. evaluate, loss: the measure of the model, and what it gives for `model`.
         seconds: of timing for each layer. profiled: the model's own run.
+        processes: the first times, all of them fit and measure losses.
     """
-    layers, in_network = [], {layer.name: layer.seconds for layer in profiled.layers}
-    with inference(model):
-        for place in tqdm(places, desc="timing", unit="layer", leave=False, disable=None):
-            layers.append(Layer(place, *timed(place, methods, seconds), in_network[place.name]))
-    faster = [(layer, each) for layer in layers for each in layer.candidates if not each.verdict]
-    with tqdm(total=len(faster), desc="fitting", unit="fit", leave=False, disable=None) as bar:
+    bar = partial(tqdm, leave=False, disable=processes.hides_progress)
+    in_network = {layer.name: layer.seconds for layer in profiled.layers}
+
+    def time_all() -> list[tuple[float, list[Candidate]]]:
+        with inference(model):
+            return [timed(place, methods, seconds) for place in bar(places, desc="timing", unit="layer")]
+
+    layers = [
+        Layer(place, own, candidates, in_network[place.name])
+        for place, (own, candidates) in zip(places, processes.first(time_all), strict=True)
+    ]
+    faster = sum(not each.verdict for layer in layers for each in layer.candidates)
+    with bar(total=faster, desc="fitting", unit="fit") as progress:
         for layer in layers:
-            _fit(model, layer, batches, fits, bar)
+            _fit(model, layer, batches, fits, processes, progress)
     alive = [(layer, each) for layer in layers for each in layer.candidates if each.layer is not None]
-    for layer, candidate in tqdm(alive, desc="losses", unit="candidate", leave=False, disable=None):
-        exact = method_named(candidate.method).exact
-        with swapped(model, {layer.place.conv: candidate.layer}) as changed:
-            candidate.loss = 0.0 if exact else checked(evaluate, changed) - loss
-        if candidate.loss == float("inf"):
+
+    with bar(total=len(alive), desc="losses", unit="candidate") as progress:
+
+        def measure(job: tuple[Layer, Candidate]) -> float:
+            layer, candidate = job
+            progress.update(processes.size)
+            if method_named(candidate.method).exact:
+                return 0.0
+            with swapped(model, {layer.place.conv: candidate.layer}) as changed:
+                return checked(evaluate, changed) - loss
+
+        losses = processes.spread(alive, measure)
+    for (_, candidate), found in zip(alive, losses, strict=True):
+        candidate.loss = found
+        if found == float("inf"):
             candidate.loss, candidate.layer, candidate.verdict = None, None, "its loss is not finite"
     return layers
 
 
-def _fit(model: nn.Module, layer: Layer, batches: Sequence[Any], fits: Fits, bar: tqdm) -> None:
+def _fit(
+    model: nn.Module,
+    layer: Layer,
+    batches: Sequence[Any],
+    fits: Fits,
+    processes: Processes,
+    progress: tqdm,
+) -> None:
     candidates = [candidate for candidate in layer.candidates if not candidate.verdict]
     if not candidates:
         return
     pairs = list(activations(model, layer.place.conv, batches))
-    for candidate in candidates:
-        bar.set_postfix_str(f"{layer.place.name}: {candidate.title}")
-        fit(layer.place, candidate, fits, pairs)
-        bar.update()
+
+    def fit(candidate: Candidate) -> tuple[nn.Module, float]:
+        progress.set_postfix_str(f"{layer.place.name}: {candidate.title}")
+        found = fitted(layer.place, candidate, fits, pairs)
+        progress.update(processes.size)
+        return found
+
+    for candidate, found in zip(candidates, processes.spread(candidates, fit), strict=True):
+        candidate.layer, candidate.error = found
     drop_dominated(candidates)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import cnnkern
 from cnnkern.compression import candidates, compressor, planning
@@ -31,12 +31,13 @@ QUICK = ("column_sparse", "perforated", "spatial_svd", "tucker2")
 
 
 def arithmetic(model: nn.Module, example: Any) -> float:
-    """Seconds at a GFLOP/s, and a microsecond for each layer."""
+    """Seconds at a GFLOP/s, four with int8, and a microsecond for each layer."""
     total = 0.0
 
     def count(module: nn.Module, args: tuple, output: Any) -> None:
         nonlocal total
-        total += 1e-6 + flops(module, args, output) / 1e9
+        rate = 4e9 if isinstance(module, cnnkern.Int8Conv2d) else 1e9
+        total += 1e-6 + flops(module, args, output) / rate
 
     hooks = [module.register_forward_hook(count) for module in leaves(model).values()]
     with torch.no_grad():
@@ -199,6 +200,74 @@ def test_finished_fits_are_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(made) <= 1
     assert [layer.chosen for layer in second.layers] == [layer.chosen for layer in first.layers]
     assert second.after.loss == pytest.approx(first.after.loss)
+
+
+class Awkward(nn.Module):
+    """What models do besides: a layer with two names, one that is frozen, a functional convolution, arguments
+    by name that are no tensors, a nest of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.body = nn.ModuleDict({"same": self.stem, "next": nn.Conv2d(32, 48, 5, padding=2)})
+        self.frozen = nn.Conv2d(48, 48, 3, padding=1).requires_grad_(False)
+        self.free = nn.Parameter(torch.randn(8, 48, 1, 1))
+
+    def forward(self, x: Tensor, *, power: int, names: list[str]) -> dict[str, Any]:
+        x = self.body["next"](self.body["same"](x).relu()).relu()
+        y = torch.nn.functional.conv2d(self.frozen(x), self.free) ** power
+        return {name: (y.mean(dim=(2, 3)), None) for name in names}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_models_that_do_more_than_call_layers_are_compressed_where_they_can_be(tmp_path: Path):
+    model = Awkward().eval()
+    example = {"x": X, "power": 2, "names": ["a"]}
+    faster, report = compress(model, example, target_speedup=1.5, methods=("column_sparse", "int8"))
+    assert report.changed
+    assert report.left_alone.keys() == {"frozen", "torch.nn.functional"}
+    assert faster.stem is faster.body["same"]
+    assert [layer.name for layer in report.layers] == ["stem", "body.next"]
+    assert type(faster.frozen) is nn.Conv2d
+    cnnkern.save(faster, tmp_path / "model")
+    again = cnnkern.load(tmp_path / "model", Awkward().eval())
+    assert again.stem is again.body["same"]
+    with torch.no_grad():
+        assert torch.equal(again(**example)["a"][0], faster(**example)["a"][0])
+
+
+@pytest.mark.usefixtures("scripted")
+def test_int8_layers_are_chosen_calibrated_and_trained(tmp_path: Path):
+    model = chain()
+    faster, report = compress(model, target_speedup=2.0, methods=("int8",))
+    assert report.speedup >= 2
+    chosen = [layer for layer in report.layers if layer.chosen == "int8, between float32 layers"]
+    assert chosen
+    for layer in chosen:
+        assert layer.error < 0.02
+        assert type(faster.get_submodule(layer.name)) is cnnkern.Int8Conv2d
+    assert report.after.loss < 1e-3
+    assert report.after.parameters == report.before.parameters
+    assert report.after.bytes < report.before.bytes
+    teach = cnnkern.compression.Distill(
+        [(X, None)], steps=3, learning_rate=1e-3, loss=lambda y, wanted, _: (y - wanted).square().sum()
+    )
+    trained, report = compress(model, target_speedup=2.0, methods=("int8",), finetune=teach)
+    assert "Fine-tuning changed the loss" in report.notes[-1]
+    cnnkern.save(trained, tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(cnnkern.load(tmp_path / "model", chain())(X), trained(X))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_was_predicted_stands_beside_what_was_measured(tmp_path: Path):
+    _, report = compress(chain(), target_speedup=2.0, methods=("column_sparse",))
+    assert report.before.predicted_seconds is None
+    assert report.after.predicted_seconds == pytest.approx(report.after.seconds, rel=0.15)
+    assert report.after.prediction in str(report)
+    report.save_html(tmp_path / "report.html")
+    assert report.after.prediction in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("method", METHODS)
