@@ -15,6 +15,8 @@ from cnnkern.compression.candidates import MARGIN
 from cnnkern.compression.cost import tensors
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import inspect_model
+from cnnkern.compression.int8 import trainable
+from cnnkern.compression.linking import link
 from cnnkern.compression.losses import Divergence, Evaluate, checked, parameter_count, state_bytes
 from cnnkern.compression.machine import environment
 from cnnkern.compression.methods import DEFAULT_METHODS, METHODS
@@ -76,10 +78,12 @@ def compress(
             in eval mode, often. If None, how far the outputs on the calibration are from the original's:
             Σ‖f(x) − f₀(x)‖² / Σ‖f₀(x)‖².
         methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated", and "int8": 8-bit weights
-            and activations in a layer that takes and gives float32, and is timed as such. On request also
+            and activations in a layer that takes and gives float32, and is timed as such; in the network one
+            hands its integers to the next where only a ReLU stands between. On request also
             "biclustered". Our dense layer, which loses nothing, is always tried.
         finetune: trains the compressed model in place: finetune(model, original), such as
-            `cnnkern.compression.Distill`. It is kept only where the loss does not rise by it.
+            `cnnkern.compression.Distill`. Int8 layers are real ones on their grids meanwhile. It is kept only
+            where the loss does not rise by it.
         seed: of fits and of what is drawn.
         cache: a folder where finished fits are kept; a search that was interrupted goes on from there.
         seconds: of timing, for each layer and for each network.
@@ -120,10 +124,12 @@ def compress(
         whole, now = profiled.seconds, profiled.seconds
         if folded is not original:
             whole, now = first(lambda: timed_together([original, folded], example_input, seconds))
+        # as shares, since the machine may have been slower then
+        in_network = {each.name: each.seconds / profiled.seconds * now for each in profiled.layers}
+        fits = Fits(cache, seed)
         layers = search(
-            folded, inspection.places, methods, batches, evaluate, loss, Fits(cache, seed), seconds, profiled,
-            processes,
-        )  # fmt: skip
+            folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, in_network, processes
+        )
         planner = Planner(
             original, whole, folded, now, example_input, layers, batches, evaluate, loss, seconds, seed
         )
@@ -141,6 +147,7 @@ def compress(
                     model, lost, original, finetune, lambda each: first(lambda: checked(evaluate, each))
                 )
                 notes.append(said)
+            model = link(model)
             after = _whole(model, built.attempt.seconds, lost, built.attempt.predicted_seconds)
     report = Report(
         asked=_asked(target_speedup, max_loss_increase),
@@ -221,9 +228,9 @@ def _finetuned(
 ) -> tuple[nn.Module, float, str]:
     """The better one of the model and of a copy that was fine-tuned, its loss, and what to say about it."""
     trained = copy.deepcopy(model)
-    finetune(trained, original)
-    trained.eval()
-    reached = evaluate(trained)
+    with trainable(trained) as network:
+        finetune(network, original)
+    reached = evaluate(link(trained.eval()))
     said = f"Fine-tuning changed the loss from {loss:.4g} to {reached:.4g}"
     if reached > loss:
         return model, loss, f"{said}; the network is as it was before."

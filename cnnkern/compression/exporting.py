@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from cnnkern.compression.linking import unlink
 from cnnkern.compression.recipe import OURS
 from cnnkern.compression.running import check_model
 from cnnkern.modules import unwrapped
@@ -25,7 +26,8 @@ def to_stock(model: nn.Module) -> nn.Module:
     Raises TypeError for what is no `torch.nn.Module`, and ValueError for a layer that has no stock form yet.
     """
     check_model(model)
-    model = unwrapped(model)
+    model = copy.deepcopy(unwrapped(model))
+    unlink(model)
     memo = {id(layer): _stock_form(layer).eval() for layer in model.modules() if type(layer) in OURS}
     return copy.deepcopy(model, memo).eval()
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from cnnkern.compression.linking import link, unlink
 from cnnkern.compression.rewriting import swapped
 from cnnkern.nn import Int8Conv2d
 from cnnkern.quantization import Affine, LeastSquares, MinMax
@@ -51,15 +52,18 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
     """The model with its int8 convolutions as real ones on their grids, for as long as the block lasts.
 
     Rounding has the gradient 1 there. Afterwards the layers are in their places again, with the integers
-    nearest to the weights that were trained, the biases, and the grids that they had. Integers that pass from
-    one layer to the next have no such form: layers with an out_scale stay as they are.
+    nearest to the weights that were trained, the biases, and the grids that they had. Layers that give
+    integers to something else than int8 convolutions have no such form, and stay as they are.
     """
+    linked = unlink(model)
     layers = [each for each in model.modules() if isinstance(each, Int8Conv2d) and each.out_scale is None]
     simulated = {layer: _simulated(layer) for layer in layers}
     with swapped(model, simulated) as changed:
         yield changed
     for layer, (_, trained) in simulated.items():
         layer._set_weight(trained.layer.weight, None, trained.layer.bias)
+    if linked:
+        link(model)
 
 
 def _simulated(layer: Int8Conv2d) -> nn.Sequential:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from cnnkern.compression.inspection import activations
+from cnnkern.compression.linking import link
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
 from cnnkern.compression.planner import least_loss, least_seconds, total
@@ -28,7 +29,10 @@ ROUNDING = 1e-6  # of the loss: what exact layers may change
 
 @dataclass
 class Built:
-    """A plan that was a network: its new layers and their errors by name, and what was measured."""
+    """A plan that was a network: its new layers and their errors by name, and what was measured.
+
+    The layers are not linked yet (see linking.py), since they may be trained; what was measured is.
+    """
 
     plan: list[int]
     layers: dict[str, nn.Module]
@@ -112,6 +116,7 @@ class Planner:
         if not any(plan) and self.model is self.baseline:
             return False
         model, layers, errors = self._network(plan)
+        model = link(copy.deepcopy(model))
         loss = checked(self.evaluate, model)
         options = [layer.options for layer in self.layers]
         own = sum(layer.in_network for layer in self.layers)

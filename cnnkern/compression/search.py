@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,14 +10,20 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from cnnkern.compression.candidates import Candidate, drop_dominated, fitted, timed
+from cnnkern.compression.candidates import (
+    Candidate,
+    drop_dominated,
+    fitted,
+    take_times,
+    timed,
+    times_beside_own,
+)
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import Place, activations
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
 from cnnkern.compression.planner import Option
 from cnnkern.compression.processes import Processes
-from cnnkern.compression.profile_report import Profile
 from cnnkern.compression.rewriting import swapped
 from cnnkern.compression.running import inference
 
@@ -34,6 +40,11 @@ class Layer:
     seconds: float
     candidates: list[Candidate]
     in_network: float
+
+    @property
+    def alive(self) -> list[Candidate]:
+        """Those that have a layer."""
+        return [candidate for candidate in self.candidates if candidate.layer is not None]
 
     @property
     def usable(self) -> list[Candidate]:
@@ -57,7 +68,7 @@ def search(
     loss: float,
     fits: Fits,
     seconds: float,
-    profiled: Profile,
+    in_network: Mapping[str, float],
     processes: Processes,
 ) -> list[Layer]:
     """Time all candidates, then fit those that are faster, then measure the loss of those worth it.
@@ -65,11 +76,10 @@ def search(
     Args:
         model: in which the places are; each candidate takes its place for a moment, and leaves it.
         batches: of the calibration. evaluate, loss: the measure of the model, and what it gives for `model`.
-        seconds: of timing for each layer. profiled: the model's own run.
+        seconds: of timing for each layer. in_network: those that each place takes in the model's own run.
         processes: the first times, all of them fit and measure losses.
     """
     bar = partial(tqdm, leave=False, disable=processes.hides_progress)
-    in_network = {layer.name: layer.seconds for layer in profiled.layers}
 
     def time_all() -> list[tuple[float, list[Candidate]]]:
         with inference(model):
@@ -83,7 +93,8 @@ def search(
     with bar(total=faster, desc="fitting", unit="fit") as progress:
         for layer in layers:
             _fit(model, layer, batches, fits, processes, progress)
-    alive = [(layer, each) for layer in layers for each in layer.candidates if each.layer is not None]
+    _time_again(model, layers, seconds, processes)
+    alive = [(layer, each) for layer in layers for each in layer.alive]
 
     with bar(total=len(alive), desc="losses", unit="candidate") as progress:
 
@@ -101,6 +112,25 @@ def search(
         if found == float("inf"):
             candidate.loss, candidate.layer, candidate.verdict = None, None, "its loss is not finite"
     return layers
+
+
+def _time_again(model: nn.Module, layers: Sequence[Layer], seconds: float, processes: Processes) -> None:
+    """Time those that are left once more: the fastest of many that were timed at once seems faster than it
+    is, and plans are made with these times."""
+
+    def time_all() -> list[tuple[float, list[float]]]:
+        with inference(model):
+            return [
+                times_beside_own(layer.place, [each.layer for each in layer.alive], seconds)
+                if layer.alive
+                else (layer.seconds, [])
+                for layer in layers
+            ]
+
+    for layer, (own, times) in zip(layers, processes.first(time_all), strict=True):
+        alive, layer.seconds = layer.alive, own
+        take_times(alive, own, times)
+        drop_dominated(layer.alive)
 
 
 def _fit(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import cnnkern
 from cnnkern.compression import to_stock
 from cnnkern.compression.int8 import calibrated, without_grid
+from cnnkern.compression.linking import link
 from cnnkern.compression.methods import METHODS
 from cnnkern.nn import ConvolutionChain
 from tests.compression.nets import chain
@@ -23,18 +24,20 @@ def compressed() -> nn.Sequential:
     model[0] = cnnkern.PerforatedConv2d.from_conv(model[0], rate=0.5, input_size=(20, 20))
     bi = METHODS["biclustered"].make(nn.Conv2d(16, 48, 5, padding=2).eval(), (4, 8), (20, 20), 0)
     model[2] = ConvolutionChain(cnnkern.CPConv2d(16, 16, 3, padding=1, rank=8), *bi).eval()
-    conv = model[4]
+    conv, other = model[4], nn.Conv2d(32, 32, 1).eval()
     with torch.no_grad():
         x = model[:4](X)
-        int8 = calibrated(without_grid(conv), [(x, conv(x))])
-    model[4] = int8
-    model.insert(5, cnnkern.ColumnSparseConv2d(32, 32, 3, columns=list(range(0, 288, 3)), padding=1))
+        y = conv(x).relu()
+        model[4] = calibrated(without_grid(conv), [(x, conv(x))])
+        model.insert(6, calibrated(without_grid(other), [(y, other(y))]))
+    model.insert(7, cnnkern.ColumnSparseConv2d(32, 32, 3, columns=list(range(0, 288, 3)), padding=1))
+    assert link(model)[4].out_scale is not None
     return model.eval()
 
 
 def assert_same(y: Tensor, model: nn.Module) -> None:
-    """Up to rounding: all but the int8 layer are the same sums, and that one starts from integers that
-    differ, if at all, where a value lies between two of them."""
+    """Up to rounding: all but the int8 layers are the same sums, and these start from integers that differ by
+    one, if at all, where a value lies between two of them."""
     with torch.no_grad():
         torch.testing.assert_close(y, model(X), rtol=1e-3, atol=1e-4)
 
