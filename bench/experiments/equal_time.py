@@ -28,7 +28,7 @@ from cnnkern.decomposition import biclustered, cp, spatial_svd, tucker2
 from cnnkern.nn.convolution import arguments_of
 from examples.picture import GREY, PALETTE
 
-NAMES = ("AlexNet conv2", "CharNet conv2", "ResNet stage 2", "VGG-16 conv4_2")
+NAMES = ("AlexNet conv2", "CharNet conv2", "ResNet stage 2")
 SHARES = (0.5, 0.35, 0.25, 0.15)
 LADDER = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)  # shares of each form's largest rank
 Ranks = int | tuple[int, int]

@@ -184,7 +184,7 @@ METHODS: dict[str, Method] = {
     "tucker2": Method(_tucker_ranks, _tucker, lambda ranks: "ranks {}, {}".format(*ranks), _blank_tucker),
     "column_sparse": Method(_densities, _column_sparse, "density {:g}".format),
     "perforated": Method(_rates, _perforated, "rate {:g}".format),
-    "int8": Method(_int8_strengths, _int8, lambda _: "between float32 layers"),
+    "int8": Method(_int8_strengths, _int8, lambda _: "weights and inputs"),
     "biclustered": Method(
         _biclustered_ranks, _biclustered, "2 × 2 clusters, ranks {0[0]}, {0[1]}".format, _blank_biclustered
     ),

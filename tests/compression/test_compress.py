@@ -242,7 +242,7 @@ def test_int8_layers_are_chosen_calibrated_and_trained(tmp_path: Path):
     model = chain()
     faster, report = compress(model, target_speedup=2.0, methods=("int8",))
     assert report.speedup >= 2
-    chosen = [layer for layer in report.layers if layer.chosen == "int8, between float32 layers"]
+    chosen = [layer for layer in report.layers if layer.chosen == "int8, weights and inputs"]
     assert chosen
     for layer in chosen:
         assert layer.error < 0.02
