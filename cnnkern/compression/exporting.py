@@ -45,7 +45,7 @@ class OnGrid(nn.Module):
         super().__init__()
         self.scale, self.zero_point, *_ = layer.numbers()
         self.limits = torch.iinfo(layer.x_dtype).min, torch.iinfo(layer.x_dtype).max
-        self.layer = layer.to_conv() if isinstance(layer, Int8Conv2d) else layer.to_linear()
+        self.layer = layer.to_linear() if isinstance(layer, Int8Linear) else layer.to_conv()
         self.relu = layer.relu
 
     def forward(self, x: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
     integers to something else than int8 convolutions have no such form, and stay as they are.
     """
     linked = unlink(model)
-    layers = [each for each in model.modules() if isinstance(each, Int8Conv2d) and each.out_scale is None]
+    layers = [each for each in model.modules() if type(each) is Int8Conv2d and each.out_scale is None]
     simulated = {layer: _simulated(layer) for layer in layers}
     with swapped(model, simulated) as changed:
         yield changed

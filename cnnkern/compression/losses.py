@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.cost import tensors
@@ -62,7 +63,7 @@ def parameter_count(model: nn.Module) -> int:
         kept
         for module in model.modules()
         if isinstance(module, Int8Layer)
-        for kept in (module.weight, module.bias)
-        if kept is not None
+        for name, kept in module.named_buffers(recurse=False)
+        if kept.dtype is torch.int8 or name == "bias"
     ]
     return sum(numbers.numel() for numbers in (*model.parameters(), *integers))

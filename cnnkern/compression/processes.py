@@ -6,6 +6,7 @@ done by the first process alone, while the others wait and compute nothing.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -78,9 +79,18 @@ class _Outcome(NamedTuple):
         try:
             return cls(do(), None)
         except Exception as error:
-            return cls(None, error)
+            return cls(None, _sendable(error))
 
     def result(self) -> Any:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or what it says where it cannot be sent to another process, which would wait for it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:  # whatever the making of somebody's exception raises
+        return RuntimeError(f"{type(error).__name__}: {error}")

@@ -14,8 +14,8 @@ from bench.experiments.spectrum import EXPONENTS, trained_like
 from bench.timing import WrongResult
 
 SMALL = {
-    alexnet_ranks: ["--ranks", "6", "3", "--shrink", "12", "--batch", "1"],
-    equal_time: ["--layers", "ResNet stage 2", "--shares", "0.8", "--shrink", "8", "--batch", "1"],
+    alexnet_ranks: ["--ranks", "4", "2", "--shrink", "24", "--batch", "1", "--methods", "nls", "greedy"],
+    equal_time: ["--layers", "ResNet stage 2", "--shares", "0.8", "--shrink", "16", "--batch", "1"],
     blocks: ["--channels", "32", "--size", "8"],
     kernel_sizes: ["--kernels", "5", "3", "--channels", "4", "--size", "9", "--threads", "1"],
 }

@@ -54,23 +54,34 @@ def test_they_train_as_one(both: tuple[tuple, ...]):
         torch.testing.assert_close(first[name], weight)
 
 
+class Refusal(Exception):
+    """An error that cannot be made again from what it keeps."""
+
+    def __init__(self, name: str, got: str) -> None:
+        super().__init__(f"{name}: got {got}")
+
+
+def refuse_both() -> None:
+    raise Refusal("job", "nothing")
+
+
 def share() -> list[Any]:
     """The results of what is dealt out, of what the first process does, and the errors of each."""
     with together() as processes:
         found = [processes.spread([1, 2, 3], lambda job: job * 10), processes.first(lambda: processes.rank)]
         for failing in (
             lambda: processes.spread([1, 0], lambda job: 1 / job),
-            lambda: processes.first(lambda: 1 / 0),
+            lambda: processes.first(refuse_both),
         ):
             try:
                 failing()
-            except ZeroDivisionError as error:
+            except (ZeroDivisionError, RuntimeError) as error:
                 found.append(str(error))
     return found
 
 
 def test_results_and_errors_are_those_of_all(both: tuple[tuple, ...]):
-    expected = [[10, 20, 30], 0, "division by zero", "division by zero"]
+    expected = [[10, 20, 30], 0, "division by zero", "Refusal: job: got nothing"]
     assert both[1] == (expected, expected)
     assert Processes().spread([1, 2], lambda job: -job) == [-1, -2]
 

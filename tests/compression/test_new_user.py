@@ -27,9 +27,9 @@ class Block(nn.Module):
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(3, 32, 5, padding=2)
-        self.blocks = nn.Sequential(Block(32), Block(32))
-        self.head = nn.Linear(32, 10)
+        self.stem = nn.Conv2d(3, 16, 5, padding=2)
+        self.blocks = nn.Sequential(Block(16), Block(16))
+        self.head = nn.Linear(16, 10)
 
     def forward(self, x):
         return self.head(self.blocks(self.stem(x).relu()).mean(dim=(2, 3)))

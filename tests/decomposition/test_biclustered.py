@@ -27,7 +27,7 @@ def planted() -> tuple[Tensor, Tensor, Tensor]:
     return weight, inputs, outputs
 
 
-@pytest.mark.parametrize(("method", "ranks"), [("svd", (2, 3)), ("cp", 5)])
+@pytest.mark.parametrize(("method", "ranks"), [("svd", (2, 3)), ("cp", 2)])
 def test_error_is_that_of_what_is_reconstructed(method: str, ranks: tuple[int, int] | int) -> None:
     weight = gaussian(SHAPE)
     found = biclustered(weight, (2, 3), ranks, method=method)
@@ -72,13 +72,13 @@ def test_clustering_beats_the_given_order() -> None:
     assert biclustered(weight, (2, 3), (2, 2)).error < min(as_given)
 
 
-@pytest.mark.parametrize(("method", "ranks"), [("svd", (2, 3)), ("cp", 5)])
+@pytest.mark.parametrize(("method", "ranks"), [("svd", (2, 3)), ("cp", 2)])
 def test_grouped_convolutions_compute_what_the_weight_does(method: str, ranks: tuple[int, int] | int) -> None:
     found = biclustered(gaussian(SHAPE), (2, 3), ranks, method=method)
     x = gaussian((2, 8, 7, 6), seed=1)
     first, core, last = found.factor_c.flatten(0, 2), found.core.flatten(0, 2), found.factor_k
     narrow = conv2d(x[:, found.inputs.flatten().repeat(3)], first[..., None, None], groups=6)
-    middle = conv2d(narrow, core, groups=6 if method == "svd" else 6 * 5)
+    middle = conv2d(narrow, core, groups=6 if method == "svd" else 6 * 2)
     last = last.transpose(1, 2).flatten(2).flatten(0, 1)
     y = conv2d(middle, last[..., None, None], groups=3)[:, found.outputs.flatten().argsort()]
     torch.testing.assert_close(y, conv2d(x, found.reconstruct()))
