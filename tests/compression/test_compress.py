@@ -7,9 +7,7 @@ done with times, and not how fast this machine is.
 import copy
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,53 +15,21 @@ import torch
 from torch import Tensor, nn
 
 import cnnkern
-from cnnkern.compression import candidates, compressor, planning
-from cnnkern.compression.cost import flops
+from cnnkern.compression import compressor
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.methods import METHODS
 from cnnkern.compression.report import CHOSEN
-from cnnkern.compression.running import call, leaves
-from cnnkern.compression.timing import Timing
+from tests.compression.clocks import arithmetic, script
 from tests.compression.nets import Branches, chain
 
 X = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 QUICK = ("column_sparse", "perforated", "spatial_svd", "tucker2")
 
 
-def arithmetic(model: nn.Module, example: Any) -> float:
-    """Seconds at a GFLOP/s, four with int8, and a microsecond for each layer."""
-    total = 0.0
-
-    def count(module: nn.Module, args: tuple, output: Any) -> None:
-        nonlocal total
-        rate = 4e9 if isinstance(module, cnnkern.Int8Conv2d) else 1e9
-        total += 1e-6 + flops(module, args, output) / rate
-
-    hooks = [module.register_forward_hook(count) for module in leaves(model).values()]
-    with torch.no_grad():
-        call(model, example)
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks that show what the arithmetic costs."""
-
-    def of_layers(turns: Sequence[Any], *, seconds: float) -> tuple[list[Timing], None]:
-        modules = [(turn.run.__defaults__[0], turn.run.__closure__[0].cell_contents) for turn in turns]
-        return [Timing(arithmetic(module, x), 0.0, 1) for module, x in modules], None
-
-    def of_model(model: nn.Module, x: Any, *, seconds: float) -> SimpleNamespace:
-        inspection = compressor.inspect_model(model, x)
-        layers = [SimpleNamespace(name=p.name, seconds=arithmetic(p.conv, p.x)) for p in inspection.places]
-        return SimpleNamespace(layers=layers, seconds=arithmetic(model, x))
-
-    monkeypatch.setattr(candidates, "interleave", of_layers)
-    monkeypatch.setattr(compressor, "profile", of_model)
-    monkeypatch.setattr(compressor, "interleave", lambda *_, seconds: ([Timing(1.0, 0.0, 1)] * 2, None))
-    monkeypatch.setattr(planning, "timed_together", lambda models, x, _: [arithmetic(m, x) for m in models])
+    script(monkeypatch.setattr)
 
 
 def compress(model: nn.Module, x: Any = X, **options: Any) -> cnnkern.compression.Compressed:
