@@ -133,7 +133,8 @@ def checked_numbers(numbers: tuple[Any, ...], x_dtype: Any) -> Numbers:
 def quantized(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
     """Real numbers as integers of `dtype`, rounded to nearest, ties to even."""
     limits = torch.iinfo(dtype)
-    return (torch.round(x / scale) + zero_point).clamp(limits.min, limits.max).to(dtype)
+    steps = torch.div(x, scale).round_().add_(zero_point)  # in place: each pass over memory costs as much
+    return steps.clamp_(limits.min, limits.max).to(dtype)
 
 
 def quantized_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
