@@ -34,19 +34,20 @@ def out_scale_of(case: Case) -> float:
     return math.sqrt(math.prod(case.weight_size[1:])) * 128 * 74 * 0.02 / 150
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_convolution_has_the_bits_of_the_reference(case: Case, layout: str, int8_isa: str) -> None:
-    """The dtype of x alternates from case to case, and so do the activation and what comes out."""
-    index = CASES.index(case) + LAYOUTS.index(layout)
-    (x, weight, bias), options = conv2d_arguments(case, DTYPES[index % 2])
-    if index // 4 % 2:
+def test_convolution_has_the_bits_of_the_reference(case: Case, int8_isa: str) -> None:
+    """Dense and sliced layouts alternate from case to case, and so do x's dtype, the activation and what comes
+    out; every layout has the same tensors."""
+    index = CASES.index(case)
+    (x, weight, bias), options = conv2d_arguments(case, DTYPES[index // 2 % 2])
+    if index % 3:
         options |= {"out_scale": out_scale_of(case), "out_zero_point": 17}
-    options["activation"] = (None, "relu")[index // 2 % 2]
-    y = ops.int8_conv2d(laid_out(x, layout, fill=77), weight, bias, **options)
+    options["activation"] = (None, "relu")[index // 4 % 2]
     expected = reference.int8_conv2d(x, weight, bias, **options)
-    assert y.dtype == expected.dtype
-    assert torch.equal(y, expected)
+    for layout in LAYOUTS[index % 2 * 2 :][:2]:
+        y = ops.int8_conv2d(laid_out(x, layout, fill=77), weight, bias, **options)
+        assert y.dtype == expected.dtype
+        assert torch.equal(y, expected)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -64,7 +65,7 @@ def test_packed_convolution_gives_the_same(case: Case, layout: str, int8_isa: st
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", SHARED, ids=str)
-def test_is_shared_between_threads(case: Case, layout: str, threads: int, int8_isa: str) -> None:
+def test_is_shared_between_threads(case: Case, layout: str, threads: int) -> None:
     (x, weight, bias), options = conv2d_arguments(case, torch.int8)
     y = ops.int8_conv2d(laid_out(x, layout, fill=77), weight, bias, **options)
     assert torch.equal(y, reference.int8_conv2d(x, weight, bias, **options))

@@ -25,15 +25,16 @@ def arguments(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_has_the_bits_of_the_reference(case: Case, int8_isa: str) -> None:
-    """The layout alternates from case to case, and so do x's dtype, the activation and what comes out."""
+    """Dense and sliced layouts alternate from case to case, and so do x's dtype, the activation and what comes
+    out."""
     index = CASES.index(case)
-    for layout in LAYOUTS[index % 2 :: 2]:
-        (x, *rest), options = arguments(case, DTYPES[index // 2 % 2])
-        if index % 3:
-            options |= {"out_scale": out_scale_of(case) / 2, "out_zero_point": 17}
-        options["activation"] = (None, "relu")[index // 4 % 2]
+    (x, *rest), options = arguments(case, DTYPES[index // 2 % 2])
+    if index % 3:
+        options |= {"out_scale": out_scale_of(case) / 2, "out_zero_point": 17}
+    options["activation"] = (None, "relu")[index // 4 % 2]
+    expected = reference.int8_column_sparse_conv2d(x, *rest, **options)
+    for layout in LAYOUTS[index % 2 * 2 :][:2]:
         y = ops.int8_column_sparse_conv2d(laid_out(x, layout, fill=77), *rest, **options)
-        expected = reference.int8_column_sparse_conv2d(x, *rest, **options)
         assert y.dtype == expected.dtype
         assert torch.equal(y, expected)
 
@@ -66,7 +67,7 @@ def test_the_packed_form_gives_the_same(case: Case, int8_isa: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", SHARED, ids=str)
+@pytest.mark.parametrize("case", SHARED[:5], ids=str)
 def test_is_shared_between_threads(case: Case, layout: str, threads: int) -> None:
     (x, *rest), options = arguments(case, torch.uint8)
     y = ops.int8_column_sparse_conv2d(laid_out(x, layout, fill=77), *rest, **options)

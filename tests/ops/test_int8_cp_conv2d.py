@@ -1,5 +1,6 @@
 """int8_cp_conv2d is the reference: to the last bit, but where an inner value is on the edge of a rounding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -33,26 +34,29 @@ def out_scale_of(case: Case) -> float:
     return (case.rank // case.groups) ** 0.5 * 50 * 74 * 0.5 / 60
 
 
-def assert_is_the_reference(y: Tensor, given: list[Tensor | None], options: dict[str, Any]) -> None:
-    """Within the bound, which is zero for nearly all elements."""
+def assert_is_the_reference(
+    given: list[Tensor | None], options: dict[str, Any], layouts: Sequence[str]
+) -> None:
+    """Within the bound, which is zero for nearly all elements, whatever the layout of x."""
     expected = reference.int8_cp_conv2d(*given, **options)
     bound = reference.int8_cp_conv2d_bound(*given, **options)
-    assert y.dtype == expected.dtype
-    assert ((y.double() - expected.double()).abs() <= bound).all()
-    assert (bound > 0).double().mean() < 0.1 or y.numel() < 100
+    assert (bound > 0).double().mean() < 0.1 or expected.numel() < 100
+    for layout in layouts:
+        y = ops.int8_cp_conv2d(laid_out(given[0], layout, fill=77), *given[1:], **options)
+        assert y.dtype == expected.dtype
+        assert ((y.double() - expected.double()).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_is_the_reference(case: Case, int8_isa: str) -> None:
-    """The layout alternates from case to case, and so do x's dtype, the activation and what comes out."""
+    """Dense and sliced layouts alternate from case to case, and so do x's dtype, the activation and what comes
+    out."""
     index = CASES.index(case)
-    for layout in LAYOUTS[index % 2 :: 2]:
-        given, options = arguments(case, DTYPES[index // 2 % 2])
-        if index % 3:
-            options |= {"out_scale": out_scale_of(case), "out_zero_point": 17}
-        options["activation"] = (None, "relu")[index // 4 % 2]
-        y = ops.int8_cp_conv2d(laid_out(given[0], layout, fill=77), *given[1:], **options)
-        assert_is_the_reference(y, given, options)
+    given, options = arguments(case, DTYPES[index // 2 % 2])
+    if index % 3:
+        options |= {"out_scale": out_scale_of(case), "out_zero_point": 17}
+    options["activation"] = (None, "relu")[index // 4 % 2]
+    assert_is_the_reference(given, options, LAYOUTS[index % 2 * 2 :][:2])
 
 
 @pytest.mark.parametrize("case", CASES[::7], ids=str)
@@ -67,12 +71,9 @@ def test_the_packed_form_gives_the_same(case: Case, int8_isa: str) -> None:
     assert torch.equal(y, ops.int8_cp_conv2d(x, *factors, bias, **options))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", SHARED, ids=str)
-def test_is_shared_between_threads(case: Case, layout: str, threads: int) -> None:
-    given, options = arguments(case, torch.int8)
-    y = ops.int8_cp_conv2d(laid_out(given[0], layout, fill=77), *given[1:], **options)
-    assert_is_the_reference(y, given, options)
+@pytest.mark.parametrize("case", SHARED[:5], ids=str)
+def test_is_shared_between_threads(case: Case, threads: int) -> None:
+    assert_is_the_reference(*arguments(case, torch.int8), LAYOUTS[:2])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
