@@ -36,7 +36,7 @@ def out_scale_of(case: Case) -> float:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolution_has_the_bits_of_the_reference(case: Case, int8_isa: str) -> None:
-    """Dense and sliced layouts alternate from case to case, and so do x's dtype, the activation and what comes
+    """Dense and sliced layouts alternate from case to case, as do x's dtype, the activation and what comes
     out; every layout has the same tensors."""
     index = CASES.index(case)
     (x, weight, bias), options = conv2d_arguments(case, DTYPES[index // 2 % 2])

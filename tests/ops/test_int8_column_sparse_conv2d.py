@@ -25,7 +25,7 @@ def arguments(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_has_the_bits_of_the_reference(case: Case, int8_isa: str) -> None:
-    """Dense and sliced layouts alternate from case to case, and so do x's dtype, the activation and what comes
+    """Dense and sliced layouts alternate from case to case, as do x's dtype, the activation and what comes
     out."""
     index = CASES.index(case)
     (x, *rest), options = arguments(case, DTYPES[index // 2 % 2])
