@@ -17,14 +17,25 @@ from cnnkern.nn import (
     ConvolutionChain,
     CPConv2d,
     Im2colConv2d,
+    Int8ColumnSparseConv2d,
     Int8Conv2d,
+    Int8CPConv2d,
     Int8Linear,
     PerforatedConv2d,
 )
 from cnnkern.nn.column_sparse_conv2d import SelectChannels
 from cnnkern.nn.convolution import arguments_of
 
-OURS = (CPConv2d, ColumnSparseConv2d, Im2colConv2d, Int8Conv2d, Int8Linear, PerforatedConv2d)
+OURS = (
+    CPConv2d,
+    ColumnSparseConv2d,
+    Im2colConv2d,
+    Int8CPConv2d,
+    Int8ColumnSparseConv2d,
+    Int8Conv2d,
+    Int8Linear,
+    PerforatedConv2d,
+)
 DTYPES = {"uint8": torch.uint8, "int8": torch.int8}  # that are arguments
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind

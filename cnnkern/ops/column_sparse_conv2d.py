@@ -95,22 +95,34 @@ def check_column_sparse_conv2d(
 ) -> tuple[int, int, int, int]:
     """The shape of the output, or an error that says what is wrong with the arguments. The values of
     `columns` are the binding's to check, at every call: the CPU's kernels read through them."""
+    size = weight_size(x, weight, columns, kernel_size, groups)
+    return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)
+
+
+def weight_size(
+    x: Tensor, weight: Tensor, columns: Tensor, kernel_size: Pair, groups: int
+) -> tuple[int, int, int, int]:
+    """(K, C/groups, kH, kW) of the dense weight that the kept columns are of."""
     k, kept = _weight_size(weight, columns, groups)
     channels = shape_of("x", x, "(N, C, H, W)", 4)[1]
     if channels < 1 or channels % groups:
         raise ValueError(f"x: expected channels that {groups} groups divide, got {channels}")
-    c = channels // groups
-    _check_count(kept, c, kernel_size)
-    size = (k, c, *kernel_size)
-    return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)
+    check_count(kept, channels // groups, kernel_size)
+    return k, channels // groups, *kernel_size
 
 
-def _weight_size(weight: Tensor, columns: Tensor, groups: int) -> tuple[int, int]:
-    """(K, nnz) of a weight and columns that fit together."""
+def sparse_weight_size(weight: Tensor, groups: int) -> tuple[int, int]:
+    """(K, nnz) of a weight that has output channels."""
     k, kept = shape_of("weight", weight, "(K, nnz)", 2)
     check_groups(groups, k)
     if k < 1:
         raise ValueError("weight: expected at least 1 output channel, got 0")
+    return k, kept
+
+
+def _weight_size(weight: Tensor, columns: Tensor, groups: int) -> tuple[int, int]:
+    """(K, nnz) of a weight and columns that fit together."""
+    k, kept = sparse_weight_size(weight, groups)
     if kept_columns(columns, groups) != kept:
         raise ValueError(
             f"columns: expected {kept} of them, as many as weight has, got {kept_columns(columns, groups)}"
@@ -135,7 +147,8 @@ def kept_columns(columns: Tensor, groups: int) -> int:
     return kept
 
 
-def _check_count(kept: int, group_channels: int, kernel_size: Sequence[int]) -> None:
+def check_count(kept: int, group_channels: int, kernel_size: Sequence[int]) -> None:
+    """No more columns are kept than there are."""
     total = group_channels * kernel_size[0] * kernel_size[1]
     if kept > total:
         raise ValueError(f"columns: expected no more than the {total} that there are, got {kept}")
@@ -186,7 +199,7 @@ def _packed_fake(
     k, c, *kernel_size = weight_size
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     kept = kept_columns(columns, groups)
-    _check_count(kept, c, kernel_size)
+    check_count(kept, c, kernel_size)
     check_packed(packed, packed_length(k, kept, groups, packed))
     return empty_output(x, shape)
 
