@@ -79,6 +79,7 @@ py::dict cpu_features() {
   found["avx512vl"] = cpu.avx512vl;
   found["avx512_vnni"] = cpu.avx512_vnni;
   found["avx_vnni"] = cpu.avx_vnni;
+  found["amx_int8"] = cpu.amx_int8;
   return found;
 }
 

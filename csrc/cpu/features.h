@@ -12,6 +12,7 @@ struct CpuFeatures {
   bool avx512vl = false;
   bool avx512_vnni = false;
   bool avx_vnni = false;
+  bool amx_int8 = false;
 };
 
 const CpuFeatures& cpu_features();

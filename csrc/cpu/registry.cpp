@@ -13,12 +13,15 @@
 namespace cnnkern {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avxvnni", "avx512"};
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
 
 const Primitives<float>* table_of(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx2 || isa == Isa::avxvnni) return &avx2::kPrimitives;
   if (isa == Isa::avx512) return &avx512::kPrimitives;
+#if !defined(CNNKERN_SIMDE)  // which has no tiles
+  if (isa == Isa::amx) return &avx512::kPrimitives;
+#endif
 #endif
   return isa == Isa::scalar ? &scalar::kPrimitives : nullptr;
 }
@@ -66,6 +69,8 @@ bool isa_available(Isa isa) {
 #else
       return cpu.avx2 && cpu.fma && cpu.avx512f && cpu.avx512dq && cpu.avx512bw && cpu.avx512vl;
 #endif
+    case Isa::amx:
+      return isa_available(Isa::avx512) && cpu.avx512_vnni && cpu.amx_int8;
   }
   return false;
 }
@@ -100,6 +105,9 @@ const Int8Primitives& int8_primitives() {
   const bool vnni = cpu_features().avx512_vnni;
 #endif
   const Isa isa = current_isa();
+#if !defined(CNNKERN_SIMDE)
+  if (isa == Isa::amx) return amx::kInt8Primitives;
+#endif
   if (isa == Isa::avx512 && vnni) return avx512vnni::kInt8Primitives;
   if (isa == Isa::avxvnni) return avxvnni::kInt8Primitives;
   if (isa != Isa::scalar) return avx2::kInt8Primitives;

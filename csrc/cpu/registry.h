@@ -7,8 +7,9 @@
 
 namespace cnnkern {
 
-enum class Isa : int32_t { scalar, avx2, avxvnni, avx512 };  // for float32 avxvnni is avx2
-constexpr int32_t kIsaCount = 4;
+// For float32 avxvnni is avx2, and amx is avx512.
+enum class Isa : int32_t { scalar, avx2, avxvnni, avx512, amx };
+constexpr int32_t kIsaCount = 5;
 
 const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);

@@ -13,7 +13,7 @@ import torch
 import cnnkern
 from cnnkern import _C, cli
 
-ISAS = ["scalar", "avx2", "avx512"]
+ISAS = ["scalar", "avx2", "avxvnni", "avx512", "amx"]
 
 
 def test_info_as_json_is_what_the_modules_say():

@@ -29,7 +29,7 @@ def test_forcing_an_instruction_set_changes_what_the_operations_run() -> None:
 
 def test_the_int8_kernel_is_the_best_within_the_instruction_set() -> None:
     cpu = _C.cpu_features()
-    best = {name: name for name in ("scalar", "avx2", "avxvnni")}
+    best = {name: name for name in ("scalar", "avx2", "avxvnni", "amx")}
     best["avx512"] = "avx512vnni" if cpu["avx512_vnni"] else "avx2"
     for isa in _C.available_isas():
         _C.set_isa(isa)

@@ -22,4 +22,7 @@ extern const Primitives<float> kPrimitives;
 namespace avx512vnni {
 extern const Int8Primitives kInt8Primitives;
 }
+namespace amx {
+extern const Int8Primitives kInt8Primitives;
+}
 }  // namespace cnnkern
