@@ -1,8 +1,6 @@
 // int8_conv2d, int8_conv2d_pack and int8_conv2d_packed on the CPU, and what int8_gemm shares with them.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
-
 #include "bindings/int8.h"
 #include "cpu/registry.h"
 
@@ -10,20 +8,6 @@ namespace cnnkern {
 namespace {
 
 using Ints = std::vector<int64_t>;
-
-bool is_int8(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Byte || x.scalar_type() == ScalarType::Char;
-}
-
-void check_zero_point(const char* name, bool is_signed, int64_t value) {
-  const int64_t least = is_signed ? -128 : 0;
-  check(value >= least && value <= least + 255, name, ": expected ", least, " to ", least + 255, ", got ",
-        value);
-}
-
-void check_scale(const char* name, double value) {
-  check(value > 0 && std::isfinite(value), name, ": expected a positive number, got ", value);
-}
 
 Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const Conv2dShape& shape,
                            Int8Output output, const Tensor& packed, const Tensor& y, Tensor& scratch) {
@@ -44,23 +28,6 @@ Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const
 }
 
 }  // namespace
-
-void check_activations(const char* name, const Tensor& x, int64_t zero_point) {
-  check(x.is_cpu(), name, ": expected a CPU tensor");
-  check(is_int8(x), name, ": expected uint8 or int8");
-  check_zero_point("zero point", x.scalar_type() == ScalarType::Char, zero_point);
-}
-
-void check_int8_weight(const char* name, const Tensor& weight, int64_t dims) {
-  check(weight.dim() == dims, name, ": expected ", dims, " dimensions, got ", weight.dim());
-  check(weight.scalar_type() == ScalarType::Char, name, ": expected int8");
-  check(weight.is_cpu(), name, ": expected a CPU tensor");
-}
-
-void check_sum(const char* name, int64_t length) {
-  check(length <= kInt8LongestSum, name, ": expected sums of at most ", kInt8LongestSum,
-        " products, which cannot leave 32 bits, got ", length);
-}
 
 int64_t int8_packed_size(const Conv2dShape& s) {
   return int8_packing(s.out_channels, s.in_channels / s.groups, s.kernel_height, s.kernel_width, s.groups)
@@ -83,24 +50,14 @@ Tensor pack_int8_weight(const Tensor& weight, int64_t groups) {
 
 void run_int8(const Tensor& x, const Conv2dShape& shape, const Tensor& packed,
               const std::optional<Tensor>& bias, const Int8Quantization& q, bool relu, const Tensor& y) {
-  check_scale("x_scale", q.x_scale);
-  check(q.weight_scale.dim() == 1 && q.weight_scale.scalar_type() == ScalarType::Float &&
-            q.weight_scale.is_cpu(),
-        "weight_scale: expected float32 of 1 dimension on the CPU");
-  check_size("weight_scale", q.weight_scale, 0, shape.out_channels);
-  const bool x_signed = x.scalar_type() == ScalarType::Char;
-  if (q.out_scale) {
-    check_scale("out_scale", *q.out_scale);
-    check_zero_point("out_zero_point", x_signed, q.out_zero_point);
-  }
+  check_quantization(x, q, shape.out_channels);
   const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, q.weight_scale);
   if (y.numel() == 0) return;
   const Tensor scales = torch::stable::contiguous(q.weight_scale);
   for (int64_t k = 0; k < shape.out_channels; ++k) check_scale("weight_scale", const_data<float>(scales)[k]);
   const Int8Primitives& kernels = int8_primitives();
-  const Int8Output output = !q.out_scale ? Int8Output::f32 : x_signed ? Int8Output::s8 : Int8Output::u8;
   Tensor scratch;
-  Int8Conv2dParams p = params_of(kernels, x, shape, output, packed, y, scratch);
+  Int8Conv2dParams p = params_of(kernels, x, shape, int8_output(x, q.out_scale), packed, y, scratch);
   p.weight_scale = const_data<float>(scales);
   p.bias = const_data<float>(bias_values);
   p.x_scale = q.x_scale;

@@ -130,11 +130,21 @@ Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_las
 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     const Tensor& like) {
-  return allocate(sizes, strides, like.scalar_type(), device_type(like), like.get_device_index());
+  return empty_tensor(sizes, strides, like, like.scalar_type());
+}
+
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                    const Tensor& like, ScalarType dtype) {
+  return allocate(sizes, strides, dtype, device_type(like), like.get_device_index());
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like) {
-  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), like);
+  return empty_image(n, c, h, w, channels_last, like, like.scalar_type());
+}
+
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like,
+                   ScalarType dtype) {
+  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), like, dtype);
 }
 
 Tensor empty_scratch(int64_t size, const Tensor& like) {

@@ -1,14 +1,18 @@
 """What only a GPU can show: streams, graphs, autograd, autocast, layers. Skipped where there is none."""
 
+import copy
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnkern import CPConv2d, Im2colConv2d, ops, reference
+from cnnkern import CPConv2d, Im2colConv2d, Int8Conv2d, Int8Linear, ops, reference
 from tests.cuda.cases import CUTS, with_dtype
 from tests.ops.cases import Case
+from tests.ops.integers import conv2d_arguments
 
 CASE = Case((2, 16, 9, 12), 24, (3, 3), padding=(1, 1), rank=40)
 
@@ -23,11 +27,20 @@ def on_gpu(tensors: list[Tensor | None], dtype: torch.dtype = torch.bfloat16) ->
     return [None if t is None else t.cuda() for t in with_dtype(tensors, dtype)]
 
 
+def int8_on_gpu(case: Case) -> tuple[list[Tensor | None], dict[str, Any]]:
+    tensors, options = conv2d_arguments(case, torch.uint8)
+    on_device = [None if t is None else t.cuda() for t in tensors]
+    return on_device, options | {"weight_scale": options["weight_scale"].cuda()}
+
+
 def calls(case: Case, dtype: torch.dtype = torch.bfloat16) -> Iterator[Callable[[], Tensor]]:
     dense, factors = on_gpu(case.conv2d_arguments(), dtype), on_gpu(case.cp_arguments(), dtype)
     yield lambda: ops.conv2d(*dense, **case.options)
     yield lambda: ops.cp_conv2d(*factors, **case.options)
     yield lambda: ops.im2col(dense[0], case.kernel, padding=case.padding)
+    (x, weight, bias), options = int8_on_gpu(case)
+    for image in (x, x.contiguous(memory_format=torch.channels_last)):
+        yield partial(ops.int8_conv2d, image, weight, bias, **options)
 
 
 def test_every_kernel_runs_on_small_cases() -> None:
@@ -43,14 +56,16 @@ def test_every_kernel_runs_on_small_cases() -> None:
     torch.cuda.synchronize()
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_captured_calls_follow_their_input(which: int) -> None:
     x = on_gpu([torch.randn(CASE.x)])[0]
     dense, factors = on_gpu(CASE.conv2d_arguments()), on_gpu(CASE.cp_arguments())
+    integers = Int8Conv2d.from_conv(nn.Conv2d(16, 24, 3), 0.05, 128).eval().cuda()
     call = (
         lambda: ops.conv2d(x, *dense[1:], **CASE.options),
         lambda: ops.cp_conv2d(x, *factors[1:], **CASE.options),
         lambda: ops.im2col(x, CASE.kernel),
+        lambda: integers(x),
     )[which]
     call()
     graph = torch.cuda.CUDAGraph()
@@ -93,6 +108,25 @@ def test_layers_compute_in_eval_mode(kind: type[nn.Module], dtype: torch.dtype) 
     assert (y - expected).abs().max() <= 2 * 9 * eps * expected.abs().max() * 16
 
 
+@pytest.mark.parametrize("out_scale", [None, 0.05])
+@pytest.mark.parametrize("kind", [Int8Conv2d, Int8Linear])
+def test_int8_layers_compute_what_they_do_on_the_cpu(kind: type[nn.Module], out_scale: float | None) -> None:
+    """Of real numbers and of integers, and their state goes back and forth."""
+    numbers = {"x_scale": 0.05, "x_zero_point": 120, "out_scale": out_scale, "out_zero_point": 99}
+    if kind is Int8Conv2d:
+        layer = kind.from_conv(nn.Conv2d(16, 24, 3, padding=1).eval(), **numbers)
+    else:
+        layer = kind.from_linear(nn.Linear(12, 24).eval(), **numbers)
+    moved = copy.deepcopy(layer).cuda()
+    for x in (torch.randn(2, 16, 9, 12), torch.randint(256, (2, 16, 9, 12), dtype=torch.uint8)):
+        for call in (moved, copy.deepcopy(moved).train()):
+            y = call(x.cuda())
+            assert y.is_cuda
+            assert torch.equal(y.cpu(), layer(x))
+    layer.load_state_dict(moved.state_dict())
+    assert torch.equal(moved.cpu()(x), layer(x))
+
+
 def test_autograd_and_autocast() -> None:
     layer = Im2colConv2d(16, 24, 3, padding=1).cuda()
     x = torch.randn(2, 16, 9, 12, device="cuda", requires_grad=True)
@@ -113,6 +147,16 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.cnnkern, name).default, arguments)
 
 
+def test_opcheck_of_integers() -> None:
+    (x, weight, bias), options = int8_on_gpu(CASE)
+    numbers = options["weight_scale"], options["x_scale"], options["x_zero_point"], 10.0, 7
+    arguments = (x, weight, bias, *numbers, *map(list, (CASE.stride, CASE.padding, CASE.dilation)), 1, True)
+    torch.library.opcheck(torch.ops.cnnkern.int8_conv2d.default, arguments)
+    with torch.autocast("cuda"):
+        y = torch.ops.cnnkern.int8_conv2d(*arguments)
+    assert torch.equal(y, torch.ops.cnnkern.int8_conv2d(*arguments))
+
+
 def test_agrees_on_a_large_layer() -> None:
     case = Case((2, 128, 56, 56), 256, (3, 3), stride=(2, 2), padding=(1, 1), rank=128)
     for operation in ("conv2d", "cp_conv2d"):
@@ -121,3 +165,7 @@ def test_agrees_on_a_large_layer() -> None:
         y = getattr(ops, operation)(*given, **case.options)
         eps = torch.finfo(torch.bfloat16).eps
         reference.assert_within_mixed_bound(y, getattr(reference, operation), eps, *given, **case.options)
+    tensors, options = conv2d_arguments(case, torch.int8)
+    expected = reference.int8_conv2d(*tensors, **options)
+    options["weight_scale"] = options["weight_scale"].cuda()
+    assert torch.equal(ops.int8_conv2d(*(t.cuda() for t in tensors), **options).cpu(), expected)

@@ -14,24 +14,25 @@ from tests.emulator.build import PLAIN, ROOT, build_driver
 from tests.ops.cases import Case
 
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
+INTEGERS = ("uint8", "int8")
 SANITIZED = {
     "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
     "ThreadSanitizer": ("-O1", "-g1", "-fsanitize=thread"),
 }
 # Races are a matter of barriers, which all arithmetics share, and looking for them is slow.
 LOOKED_AT = {
-    "AddressSanitizer": ([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS),
-    "ThreadSanitizer": ([CUTS[-1]], ("bfloat16",)),
+    "AddressSanitizer": ([CUTS[-1], *CUTS[1:-3:6]], (*ARITHMETICS, *INTEGERS)),
+    "ThreadSanitizer": ([CUTS[-1]], ("bfloat16", "uint8")),
 }
 
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
 
 
-def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iterator[str]:
+def lines(cases: list[Case], arithmetics: tuple[str, ...] = (*ARITHMETICS, *INTEGERS)) -> Iterator[str]:
     """What the driver reads."""
     for case in cases:
-        for operation in ("conv2d", "cp_conv2d"):
-            for arithmetic in arithmetics:
+        for arithmetic in arithmetics:
+            for operation in ("int8_conv2d",) if arithmetic in INTEGERS else ("conv2d", "cp_conv2d"):
                 for layout in ("contiguous", "channels_last"):
                     numbers = [*case.x, case.channels, *case.kernel, *case.stride, *case.padding]
                     numbers += [*case.dilation, case.groups, case.rank]

@@ -13,6 +13,7 @@
 #include "cuda/conv2d/conv2d.h"
 #include "cuda/cp_conv2d/cp_conv2d.h"
 #include "cuda/device.cuh"
+#include "driver_int8.h"
 
 namespace cnnkern::cuda {
 namespace {
@@ -223,9 +224,10 @@ int run_all() {
     Case c;
     std::string wrong = "not a case";
     if (read_case(line, c)) {
-      wrong = c.operation == "conv2d"      ? run_conv2d(c, device)
-              : c.operation == "cp_conv2d" ? run_cp_conv2d(c, device)
-                                           : "unknown operation";
+      wrong = c.operation == "conv2d"        ? run_conv2d(c, device)
+              : c.operation == "cp_conv2d"   ? run_cp_conv2d(c, device)
+              : c.operation == "int8_conv2d" ? run_int8_conv2d(c.shape, c.arithmetic == "int8", device)
+                                             : "unknown operation";
     }
     if (wrong.empty()) continue;
     ++failed;

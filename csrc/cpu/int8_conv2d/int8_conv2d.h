@@ -5,10 +5,6 @@
 
 namespace cnnkern {
 
-// The longest sum that cannot leave s32: activations differ from their zero point by at most 255, weights
-// from zero by at most 128. What a sum is on the way does not matter, since s32 addition wraps.
-constexpr int64_t kInt8LongestSum = INT32_MAX / (255 * 128);
-
 // Where the parts of a packed weight lie, in bytes from its start; unaligned.
 struct Int8Packing {
   int64_t run;      // bytes of a kernel row: kW * C/G, up to whole quads
