@@ -60,6 +60,8 @@ struct Vec {
 
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
+constexpr int kOffsetTilePixels = kTilePixels;
+constexpr int kOffsetTileVectors = kTileVectors;
 // Weights of this depth stream from level 2; passes over less of it would load and store C more often.
 constexpr int64_t kBlockK = 2048;
 constexpr int kPixelTileRows = 6;

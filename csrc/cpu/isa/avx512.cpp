@@ -85,6 +85,8 @@ struct Vec {
 
 constexpr int kTilePixels = 14;
 constexpr int kTileVectors = 2;
+constexpr int kOffsetTilePixels = 7;
+constexpr int kOffsetTileVectors = 4;
 // Weights of this depth stream from level 2; passes over less of it would load and store C more often.
 constexpr int64_t kBlockK = 2048;
 constexpr int kPixelTileRows = 8;

@@ -57,6 +57,8 @@ struct Loops {
 
   static constexpr int kTilePixels = 2;
   static constexpr int kTileVectors = static_cast<int>(kPanel / Vec::kLanes);
+  static constexpr int kOffsetTilePixels = kTilePixels;
+  static constexpr int kOffsetTileVectors = kTileVectors;
   static constexpr int64_t kBlockK = 256;
   static constexpr int kPixelTileRows = 2;
   static constexpr int kPixelTileVectors = kTileVectors;
