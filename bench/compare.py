@@ -17,7 +17,7 @@ from bench.timing import interleave, thread_count
 from bench.training_memory import training_memory
 from cnnkern import _C
 
-SUITES = ("forward", "column_sparse", "perforated", "training", "int8", "overhead")
+SUITES = ("forward", "column_sparse", "perforated", "training", "int8", "int8_compressed", "overhead")
 PEAK_SECONDS = 5e-3  # of every round
 BANDWIDTH_SECONDS = 0.2  # of every run
 BUSY = 0.5  # load average: half a core is somebody else's
@@ -42,6 +42,8 @@ class Settings:
         """How often `compare` calls `advance`."""
         steps = self.runs * len(self.threads) * len(self.layers) if "forward" in self.suites else 0
         if "int8" in self.suites:
+            steps += self.runs * len(self.threads) * len(self.layers)
+        if "int8_compressed" in self.suites:
             steps += self.runs * len(self.threads) * len(self.layers)
         if "column_sparse" in self.suites:
             steps += self.runs * len(self.layers)
@@ -86,6 +88,12 @@ def compare(settings: Settings, advance: Advance) -> Results:
         for threads in settings.threads:
             with thread_count(threads):
                 rows += _int8(settings, threads, advance)
+    if "int8_compressed" in settings.suites:
+        for threads in settings.threads:
+            with thread_count(threads):
+                found = _race(settings, settings.layers, threads, int8.compressed, advance)
+            compressed = [(work, timed) for work, timed in found.items() if work.suite in int8.COMPRESSED]
+            rows += [Row.of(work, threads, timed) for work, timed in compressed]
     if "perforated" in settings.suites:
         for threads in settings.threads:
             with thread_count(threads):
@@ -205,16 +213,19 @@ def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: 
             min_rounds=settings.min_rounds,
             beside=lambda: _C.fma_peak(threads, PEAK_SECONDS),
         )
-    remaining, dense = iter(timings), None
+    remaining, dense, previous = iter(timings), None, None
     for contest in entered:
         own = {contender.name: next(remaining) for contender in contest.contenders}
         run = Run(own, peak, bandwidth)
         if contest.work.suite == "dense":  # comes first: what the layers after it replace
             dense = run
+        elif contest.work.suite in int8.COMPRESSED:  # comes after the float32 layer that it stands for
+            run = Run(own, peak, bandwidth, own_dense_seconds=previous.best("cnnkern"))
         elif contest.work.density is not None:
             run = Run(dense.as_rivals() | own, peak, bandwidth, over_own_dense=contest.work.over_own_dense)
         elif dense is not None:
             asks = contest.work.rate is not None or contest.work.suite == "int8"
             own_dense = dense.best("cnnkern") if asks else None
             run = Run(own, peak, bandwidth, dense.best("torch"), own_dense)
+        previous = run
         yield run

@@ -1,4 +1,5 @@
-"""What `make gpu` times: our layers on CUDA against cuDNN, over the layer table."""
+"""What `make gpu` times: our layers on CUDA against cuDNN, over the layer table, and those that save work
+against our own dense layer as well."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -9,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from bench.graph_timing import CapturedCall, interleave
-from bench.layers import LAYERS, Layer, Workload, cp_work, dense_work
-from cnnkern import CPConv2d, Im2colConv2d, reference
+from bench.layers import (
+    LAYERS,
+    Layer,
+    Workload,
+    column_sparse_work,
+    cp_work,
+    dense_work,
+    perforated_work,
+)
+from cnnkern import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d, perforation, reference
 
 BATCHES = (1, 16, 64)
 ROUNDS = 15
@@ -23,6 +32,7 @@ ARITHMETICS = {
     "float16": (torch.float16, False, torch.finfo(torch.float16).eps),
 }
 FIRST_ARITHMETICS = ("bfloat16", "tf32")  # of all batches; the others of batch 16
+DENSITY, RATE, SPARSE_BATCH = 0.25, 0.5, 16  # of pruned and perforated layers
 
 
 @dataclass(frozen=True)
@@ -47,24 +57,10 @@ class Contest:
 
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
-        dtype, tf32, eps = ARITHMETICS[self.arithmetic]
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
-        torch.backends.cudnn.benchmark = True
-        ours, stock, dense = self._layers(dtype)
-        x = torch.randn(self.batch, self.layer.C, self.layer.H, self.layer.W, device="cuda", dtype=dtype)
-        calls = []
-        with torch.no_grad():
-            for name, memory_format in LAYOUTS.items():
-                image = x.contiguous(memory_format=memory_format)
-                self._check(ours, image, eps)
-                modules = {"cnnkern": ours, "cudnn": stock} | ({"cudnn dense": dense} if dense else {})
-                for who, module in modules.items():
-                    laid_out = (
-                        module if who == "cnnkern" else deepcopy(module).to(memory_format=memory_format)
-                    )
-                    calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
-            timings = interleave(calls, ROUNDS, flush)
-        return {"work": asdict(self.work), "seconds": {name: t.median for name, t in timings.items()}}
+        ours, stock, dense = self._layers(ARITHMETICS[self.arithmetic][0])
+        modules = {"cnnkern": ours, "cudnn": stock} | ({"cudnn dense": dense} if dense else {})
+        seconds = measure(self.layer, self.batch, self.arithmetic, modules, self._check, flush)
+        return {"work": asdict(self.work), "seconds": seconds}
 
     def _layers(self, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, nn.Module | None]:
         """Ours, what stock PyTorch has in its place, and the dense layer that a CP one approximates."""
@@ -88,10 +84,102 @@ class Contest:
         reference.assert_within_mixed_bound(ours(image)[:1], operation, eps, *arguments, **options)
 
 
-def all_contests() -> Iterator[Contest]:
+@dataclass(frozen=True)
+class SparseContest:
+    """A layer of the table with a share `density` of its columns, or with the share `rate` of its outputs
+    dropped."""
+
+    layer: Layer
+    density: float | None
+    rate: float | None
+    batch: int
+    arithmetic: str
+
+    @property
+    def key(self) -> str:
+        kind = f"density {self.density:g}" if self.rate is None else f"rate {self.rate:g}"
+        return f"{self.layer.name}, {kind}, batch {self.batch}, {self.arithmetic}"
+
+    @property
+    def work(self) -> Workload:
+        if self.rate is None:
+            return column_sparse_work(self.layer, self.density, self.batch)
+        return perforated_work("perforated", self.layer, self.rate, int(self._mask().sum()), self.batch)
+
+    def run(self, flush: Tensor) -> dict:
+        """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
+        layer = self.layer
+        shape = (layer.C, layer.K, layer.kernel, layer.stride, layer.padding)
+        dense = nn.Conv2d(*shape, device="cuda", dtype=ARITHMETICS[self.arithmetic][0]).eval()
+        modules = {
+            "cnnkern": self._of(dense),
+            "cnnkern dense": Im2colConv2d.from_conv(dense).eval(),
+            "cudnn": self._of(dense).to_stock().eval(),
+            "cudnn dense": dense,
+        }
+        seconds = measure(layer, self.batch, self.arithmetic, modules, self._check, flush)
+        return {"work": asdict(self.work), "seconds": seconds}
+
+    def _mask(self) -> Tensor:
+        return perforation.uniform(self.layer.output_size, self.rate)
+
+    def _of(self, dense: nn.Conv2d) -> nn.Module:
+        if self.rate is not None:
+            return PerforatedConv2d.from_conv(dense, self._mask()).eval()
+        torch.manual_seed(0)
+        kept = self.layer.kept_columns(self.density)
+        columns = torch.rand(self.layer.columns).topk(kept).indices.sort().values
+        return ColumnSparseConv2d.from_conv(dense, columns=columns).eval()
+
+    def _check(self, ours: nn.Module, image: Tensor, eps: float) -> None:
+        options = {"stride": ours.stride, "padding": ours.padding}
+        if self.rate is not None:
+            operation, which = reference.perforated_conv2d, ours.mask
+        else:
+            operation, which = reference.column_sparse_conv2d, ours.columns
+            options["kernel_size"] = ours.kernel_size
+        arguments = (image[:1], ours.weight, which, ours.bias)
+        reference.assert_within_mixed_bound(ours(image)[:1], operation, eps, *arguments, **options)
+
+
+def measure(
+    layer: Layer,
+    batch: int,
+    arithmetic: str,
+    modules: dict[str, nn.Module],
+    check: Callable[[nn.Module, Tensor, float], None],
+    flush: Tensor,
+) -> dict[str, float]:
+    """Median seconds of each of `modules` on either layout, by "name/layout"; stock ones have their weights
+    in that layout too. The first one goes through `check(module, input, spacing of operands)` before."""
+    dtype, tf32, eps = ARITHMETICS[arithmetic]
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
+    torch.backends.cudnn.benchmark = True
+    x = torch.randn(batch, layer.C, layer.H, layer.W, device="cuda", dtype=dtype)
+    calls = []
+    with torch.no_grad():
+        for name, memory_format in LAYOUTS.items():
+            image = x.contiguous(memory_format=memory_format)
+            check(next(iter(modules.values())), image, eps)
+            for who, module in modules.items():
+                ours = who.startswith("cnnkern")
+                laid_out = module if ours else deepcopy(module).to(memory_format=memory_format)
+                calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
+        timings = interleave(calls, ROUNDS, flush)
+    return {name: timing.median for name, timing in timings.items()}
+
+
+def all_contests() -> Iterator[Contest | SparseContest]:
     """The most telling first: where the time does not suffice, the end of the list is what is missing."""
     for arithmetic in ARITHMETICS:
         for batch in BATCHES if arithmetic in FIRST_ARITHMETICS else BATCHES[1:2]:
-            for layer in LAYERS:
-                for rank in (*layer.ranks, None):
-                    yield Contest(layer, rank, batch, arithmetic)
+            yield from _contests(arithmetic, batch)
+
+
+def _contests(arithmetic: str, batch: int) -> Iterator[Contest | SparseContest]:
+    for layer in LAYERS:
+        for rank in (*layer.ranks, None):
+            yield Contest(layer, rank, batch, arithmetic)
+        if arithmetic in FIRST_ARITHMETICS and batch == SPARSE_BATCH:
+            yield SparseContest(layer, DENSITY, None, batch, arithmetic)
+            yield SparseContest(layer, None, RATE, batch, arithmetic)

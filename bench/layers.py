@@ -142,6 +142,23 @@ def int8_work(layer: Layer, batch: int) -> Workload:
     return Workload("int8", layer.name, None, batch, flops, size, flops)
 
 
+def int8_cp_work(layer: Layer, rank: int, batch: int) -> Workload:
+    """The depthwise factors are float32, and there is a scale for each component and each output channel."""
+    floats = rank * (sum(layer.kernel) + 1) + 2 * layer.K
+    size = layer.cp_bytes(batch, rank) // FLOAT32_BYTES + (FLOAT32_BYTES - 1) * floats
+    return Workload(
+        "int8 cp", layer.name, rank, batch, layer.cp_flops(batch, rank), size, layer.dense_flops(batch)
+    )
+
+
+def int8_column_sparse_work(layer: Layer, density: float, batch: int) -> Workload:
+    """As int8_work, with the kept columns alone; each density is a suite of its own."""
+    size = layer.column_sparse_bytes(batch, density) // FLOAT32_BYTES + (FLOAT32_BYTES - 1) * layer.K
+    flops = layer.column_sparse_flops(batch, density)
+    suite = f"int8 column_sparse {density:g}"
+    return Workload(suite, layer.name, None, batch, flops, size, layer.dense_flops(batch))
+
+
 def int8_gemm_work(m: int, n: int, k: int) -> Workload:
     """(m, k) times (k, n), and a bias."""
     flops = 2 * m * n * k

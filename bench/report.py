@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import overhead
+from bench import int8, overhead
 from bench.layers import DENSITIES
 from bench.results import Results, Row, Summary, least, summarize
 
@@ -193,6 +193,18 @@ SUITES = {
     "perforated": ("Perforated, irregular masks: PerforatedConv2d against indexing and products", TIMES),
     "perforated grid": ("Perforated, every second row and column, against a strided convolution", TIMES),
     "int8": ("int8: Int8Conv2d against torch's quantized engines; own: our float32 layer", TIMES),
+    "int8 cp": (
+        "int8: Int8CPConv2d against four stock convolutions in float32; own: our float32 CP layer",
+        TIMES,
+    ),
+    **{
+        f"int8 column_sparse {density:g}": (
+            f"int8: Int8ColumnSparseConv2d, density {density:g}, against torch's quantized dense layer; "
+            "own: our float32 column-sparse layer",
+            TIMES,
+        )
+        for density in int8.DENSITIES
+    },
     "int8 gemm": ("int8: Int8Linear, m x n x k, against torch's quantized engines", INT8_GEMM),
     "overhead": ("What a call costs: 8 to 8 channels, 3x3 on 8x8", OVERHEAD),
 }

@@ -33,7 +33,9 @@ from cnnkern.nn import (
     ColumnSparseConv2d,
     CPConv2d,
     Im2colConv2d,
+    Int8ColumnSparseConv2d,
     Int8Conv2d,
+    Int8CPConv2d,
     Int8Linear,
     PerforatedConv2d,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "CPConv2d",
     "ColumnSparseConv2d",
     "Im2colConv2d",
+    "Int8CPConv2d",
+    "Int8ColumnSparseConv2d",
     "Int8Conv2d",
     "Int8Linear",
     "PerforatedConv2d",
@@ -61,9 +65,21 @@ __all__ = [
 
 pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
 perforation.conversion.convert_with(PerforatedConv2d.from_conv)
+_Form = quantization.conversion.Int8Form
 quantization.conversion.convert_with(
-    {torch.nn.Conv2d: Int8Conv2d.from_conv, torch.nn.Linear: Int8Linear.from_linear}
+    {
+        torch.nn.Conv2d: _Form(Int8Conv2d.from_conv, torch.nn.Conv2d._conv_forward),
+        torch.nn.Linear: _Form(
+            Int8Linear.from_linear, lambda _, x, weight, bias: torch.nn.functional.linear(x, weight, bias)
+        ),
+        ColumnSparseConv2d: _Form(
+            Int8ColumnSparseConv2d.from_column_sparse, ColumnSparseConv2d.stock_forward
+        ),
+        CPConv2d: _Form(Int8CPConv2d.from_cp, CPConv2d.stock_outer, CPConv2d.stock_inner),
+    }
 )
+folding.NORMS.update(dict.fromkeys((ColumnSparseConv2d, CPConv2d), torch.nn.BatchNorm2d))
+folding.OUTPUT_WEIGHTS[CPConv2d] = "factor_k"
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):
     from cnnkern import _C

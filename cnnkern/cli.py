@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import cnnkern
 from cnnkern.compression.files import written_whole
 from cnnkern.compression.machine import cpu_name
-from cnnkern.compression.methods import METHODS
+from cnnkern.compression.methods import DEFAULT_METHODS, METHODS
 from cnnkern.compression.running import call, in_format
 
 ERROR, NOTHING_GAINED = 1, 3  # exit statuses; 2 is argparse's, for wrong usage
@@ -90,8 +90,9 @@ def _add_compress(commands: argparse._SubParsersAction) -> None:
         "with labels, else how far outputs are from the original's; random inputs without it",
     )
     compress.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="to choose from; default: all"
-    )
+        "--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS),
+        help="to choose from; default: %(default)s",
+    )  # fmt: skip
     compress.add_argument(
         "--output", type=Path, metavar="FILE", default=Path("compressed.safetensors"),
         help="where the compressed model goes; default: %(default)s",

@@ -15,7 +15,10 @@ from torch import Tensor, fx, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
-NORMS = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
+# By the type of the layer, to which the front of the package adds our own: its batch norm, and the name of
+# the weight or factor (K, ...) whose rows are those of the output, where that is not "weight".
+NORMS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
+OUTPUT_WEIGHTS: dict[type[nn.Module], str] = {}
 
 
 def fold(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -46,9 +49,11 @@ def fold_batch_norm(model: Model) -> Model:
     model = copy.deepcopy(model).eval()
     for layer_name, norm_name in foldable(trace(model)).items():
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
-        weight, bias = fold(layer.weight.detach(), layer.bias, norm)
-        layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=layer.weight.requires_grad)
+        weight_name = OUTPUT_WEIGHTS.get(type(layer), "weight")
+        old = getattr(layer, weight_name)
+        weight, bias = fold(old.detach(), layer.bias, norm)
+        setattr(layer, weight_name, nn.Parameter(weight, requires_grad=old.requires_grad))
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=old.requires_grad)
         model.set_submodule(norm_name, nn.Identity().eval())
     return model
 

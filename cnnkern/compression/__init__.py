@@ -1,6 +1,7 @@
 """From a trained model to a faster one: where its time goes, what takes its layers' places, its file."""
 
 from cnnkern.compression.compressor import Compressed, compress
+from cnnkern.compression.exporting import to_stock
 from cnnkern.compression.finetuning import Distill
 from cnnkern.compression.losses import Divergence
 from cnnkern.compression.profile_report import LayerProfile, Profile
@@ -19,4 +20,5 @@ __all__ = [
     "load",
     "profile",
     "save",
+    "to_stock",
 ]

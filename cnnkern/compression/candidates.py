@@ -61,12 +61,11 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
             )
             for form, layer in forms(blank(conv, strength).eval()).items():
                 entered.append((name, strength, form, layer))
-    runs = [conv, *(layer for *_, layer in entered)]
-    timings, _ = interleave([Turn(lambda layer=layer: layer(x)) for layer in runs], seconds=seconds)
-    own, strides = timings[0].median, conv(x).stride()
+    own, times = times_beside_own(place, [layer for *_, layer in entered], seconds)
+    strides = conv(x).stride()
     best: dict[tuple[str, Strength], Candidate] = {}
-    for (name, strength, form, layer), timing in zip(entered, timings[1:], strict=True):
-        candidate = Candidate(name, strength, form, timing.median)
+    for (name, strength, form, layer), time in zip(entered, times, strict=True):
+        candidate = Candidate(name, strength, form, time)
         if layer(x).stride() != strides:  # such as where weights alone are in channels_last format
             candidate.verdict = (
                 "its output is in another memory format, which the layers behind do not expect"
@@ -75,19 +74,41 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
         if known is None or candidate.seconds < known.seconds:
             best[name, strength] = candidate
     for candidate in best.values():
-        if not candidate.verdict and candidate.seconds > (1 - MARGIN) * own:
-            candidate.verdict = f"not faster: {own / candidate.seconds:.2f} times"
+        if not candidate.verdict:
+            candidate.verdict = _too_slow(candidate.seconds, own)
     return own, list(best.values())
 
 
-def fit(place: Place, candidate: Candidate, fits: Fits, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Give the candidate its layer, refitted to the layer's own outputs, and its error."""
+def take_times(candidates: Sequence[Candidate], own: float, times: Sequence[float]) -> None:
+    """New times for candidates, and a verdict for those that are not faster after all."""
+    for candidate, time in zip(candidates, times, strict=True):
+        candidate.seconds, candidate.verdict = time, _too_slow(time, own)
+        if candidate.verdict:
+            candidate.layer = None
+
+
+@torch.no_grad()
+def times_beside_own(place: Place, layers: Sequence[nn.Module], seconds: float) -> tuple[float, list[float]]:
+    """Seconds of the convolution itself, and of layers in its place, in turns."""
+    x = place.x
+    turns = [Turn(lambda layer=layer: layer(x)) for layer in (place.conv, *layers)]
+    own, *times = (timing.median for timing in interleave(turns, seconds=seconds)[0])
+    return own, times
+
+
+def _too_slow(time: float, own: float) -> str:
+    return "" if time <= (1 - MARGIN) * own else f"not faster: {own / time:.2f} times"
+
+
+def fitted(
+    place: Place, candidate: Candidate, fits: Fits, pairs: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[nn.Module, float]:
+    """The candidate's layer, refitted to the convolution's own outputs, and its error."""
     made = fits.get(place.conv, candidate.method, candidate.strength, place.cost.output_size)
     layer = forms(made)[candidate.form]
     if not method_named(candidate.method).exact:
         layer = refit(layer, pairs, fits.seed).layer
-    candidate.layer = layer
-    candidate.error = relative_error(layer, pairs)
+    return layer, relative_error(layer, pairs)
 
 
 def drop_dominated(candidates: Sequence[Candidate]) -> None:

@@ -15,13 +15,16 @@ from cnnkern.compression.candidates import MARGIN
 from cnnkern.compression.cost import tensors
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import inspect_model
+from cnnkern.compression.int8 import trainable
+from cnnkern.compression.linking import link
 from cnnkern.compression.losses import Divergence, Evaluate, checked, parameter_count, state_bytes
 from cnnkern.compression.machine import environment
-from cnnkern.compression.methods import METHODS
+from cnnkern.compression.methods import DEFAULT_METHODS, METHODS
 from cnnkern.compression.planner import Option, front
 from cnnkern.compression.planning import Built, Planner, timed_together
+from cnnkern.compression.processes import together
 from cnnkern.compression.profiling import profile
-from cnnkern.compression.report import CHOSEN, LayerReport, Report, Tried, Whole
+from cnnkern.compression.report import CHOSEN, Attempt, LayerReport, Report, Tried, Whole
 from cnnkern.compression.running import call, check_model, device_of, in_format, inference
 from cnnkern.compression.search import Layer, search
 from cnnkern.compression.timing import Turn, interleave
@@ -48,7 +51,7 @@ def compress(
     max_loss_increase: float | None = None,
     calibration: Iterable[Any] | None = None,
     evaluate: Evaluate | None = None,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = DEFAULT_METHODS,
     finetune: Finetune | None = None,
     seed: int = 0,
     cache: str | os.PathLike | None = None,
@@ -74,10 +77,13 @@ def compress(
         evaluate: a function of a model that returns its loss, lower is better, such as 1 − accuracy; called
             in eval mode, often. If None, how far the outputs on the calibration are from the original's:
             Σ‖f(x) − f₀(x)‖² / Σ‖f₀(x)‖².
-        methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated". Our dense layer, which
-            loses nothing, is always tried.
+        methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated", and "int8": 8-bit weights
+            and activations in a layer that takes and gives float32, and is timed as such; in the network one
+            hands its integers to the next where only a ReLU stands between. On request also
+            "biclustered". Our dense layer, which loses nothing, is always tried.
         finetune: trains the compressed model in place: finetune(model, original), such as
-            `cnnkern.compression.Distill`. It is kept only where the loss does not rise by it.
+            `cnnkern.compression.Distill`. Int8 layers are real ones on their grids meanwhile. It is kept only
+            where the loss does not rise by it.
         seed: of fits and of what is drawn.
         cache: a folder where finished fits are kept; a search that was interrupted goes on from there.
         seconds: of timing, for each layer and for each network.
@@ -91,6 +97,11 @@ def compress(
 
     Convolutions that are called several times or not at all, share their weight, or are frozen beside others
     that are not, are left alone, as are functional ones; the report says which and why.
+
+    Where `torch.distributed` is initialized, as under `torchrun`, all its processes call this with the same
+    arguments and get the same network. The first one times, while the others wait; fits and the losses of
+    single layers are dealt out to all of them, so `evaluate` must do without the others; `finetune` is called
+    in each.
     """
     check_model(model)
     _check(target_speedup, max_loss_increase, methods, seconds)
@@ -104,30 +115,40 @@ def compress(
     inspection = inspect_model(folded, example_input)
     if evaluate is None:
         evaluate = Divergence(original, batches)
-    loss = checked(evaluate, original)
-    if not math.isfinite(loss):
-        raise ValueError(f"evaluate: expected a finite loss of the original, got {loss}")
-    fits = Fits(cache, seed)
-    profiled = profile(folded, example_input, seconds=seconds)
-    whole, now = profiled.seconds, profiled.seconds
-    if folded is not original:
-        whole, now = timed_together([original, folded], example_input, seconds)
-    layers = search(folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, profiled)
-    planner = Planner(
-        original, whole, folded, now, example_input, layers, batches, evaluate, loss, seconds, seed
-    )
-    if target_speedup is not None:
-        built = planner.for_speedup(target_speedup)
-    else:
-        built = planner.for_loss(max_loss_increase)
-    if built is not None and built.attempt.speedup < 1 / (1 - MARGIN):
-        built = None
-    notes = [*_shortfall(built, target_speedup), *_other_layout(original, example_input, seconds)]
-    before = _whole(original, whole if built is None else built.attempt.baseline_seconds, loss)
-    after = before
-    if built is not None:
-        notes += _finetuned(built, original, finetune, evaluate)
-        after = _whole(built.model, built.attempt.seconds, checked(evaluate, built.model))
+    with together() as processes:
+        first = processes.first
+        loss = first(lambda: checked(evaluate, original))
+        if not math.isfinite(loss):
+            raise ValueError(f"evaluate: expected a finite loss of the original, got {loss}")
+        profiled = first(lambda: profile(folded, example_input, seconds=seconds))
+        whole, now = profiled.seconds, profiled.seconds
+        if folded is not original:
+            whole, now = first(lambda: timed_together([original, folded], example_input, seconds))
+        # as shares, since the machine may have been slower then
+        in_network = {each.name: each.seconds / profiled.seconds * now for each in profiled.layers}
+        fits = Fits(cache, seed)
+        layers = search(
+            folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, in_network, processes
+        )
+        planner = Planner(
+            original, whole, folded, now, example_input, layers, batches, evaluate, loss, seconds, seed
+        )
+        built, attempts = first(lambda: _planned(planner, target_speedup, max_loss_increase))
+        notes = [
+            *_shortfall(built, target_speedup),
+            *first(lambda: _other_layout(original, example_input, seconds)),
+        ]
+        before = after = _whole(original, whole if built is None else built.attempt.baseline_seconds, loss)
+        if built is not None:
+            model = planner.with_layers(built.layers)
+            lost = built.attempt.loss
+            if finetune is not None:
+                model, lost, said = _finetuned(
+                    model, lost, original, finetune, lambda each: first(lambda: checked(evaluate, each))
+                )
+                notes.append(said)
+            model = link(model)
+            after = _whole(model, built.attempt.seconds, lost, built.attempt.predicted_seconds)
     report = Report(
         asked=_asked(target_speedup, max_loss_increase),
         changed=built is not None,
@@ -135,12 +156,22 @@ def compress(
         left_alone=inspection.left_alone,
         before=before,
         after=after,
-        attempts=tuple(each.attempt for each in planner.tried),
+        attempts=attempts,
         front=tuple(_front(layers, now)),
         notes=tuple(notes),
         environment=environment(),
     )
-    return Compressed(model if built is None else built.model, report)
+    return Compressed(model, report)
+
+
+def _planned(
+    planner: Planner, target: float | None, most: float | None
+) -> tuple[Built | None, tuple[Attempt, ...]]:
+    """The best plan, if it is faster than the original, and all that was measured on the way."""
+    built = planner.for_loss(most) if target is None else planner.for_speedup(target)
+    if built is not None and built.attempt.speedup < 1 / (1 - MARGIN):
+        built = None
+    return built, tuple(each.attempt for each in planner.tried)
 
 
 def _check(target: float | None, most: float | None, methods: Sequence[str], seconds: float) -> None:
@@ -192,19 +223,18 @@ def _other_layout(original: nn.Module, example: Any, seconds: float) -> list[str
     ]
 
 
-def _finetuned(built: Built, original: nn.Module, finetune: Finetune | None, evaluate: Evaluate) -> list[str]:
-    """Fine-tune a copy, and keep it unless the loss rises."""
-    if finetune is None:
-        return []
-    trained = copy.deepcopy(built.model)
-    finetune(trained, original)
-    trained.eval()
-    loss = checked(evaluate, trained)
-    said = f"Fine-tuning changed the loss from {built.attempt.loss:.4g} to {loss:.4g}"
-    if loss > built.attempt.loss:
-        return [f"{said}; the network is as it was before."]
-    built.model = trained
-    return [f"{said}."]
+def _finetuned(
+    model: nn.Module, loss: float, original: nn.Module, finetune: Finetune, evaluate: Evaluate
+) -> tuple[nn.Module, float, str]:
+    """The better one of the model and of a copy that was fine-tuned, its loss, and what to say about it."""
+    trained = copy.deepcopy(model)
+    with trainable(trained) as network:
+        finetune(network, original)
+    reached = evaluate(link(trained.eval()))
+    said = f"Fine-tuning changed the loss from {loss:.4g} to {reached:.4g}"
+    if reached > loss:
+        return model, loss, f"{said}; the network is as it was before."
+    return trained, reached, f"{said}."
 
 
 def _layer_report(layer: Layer, index: int, built: Built | None) -> LayerReport:
@@ -254,5 +284,5 @@ def _front(layers: Sequence[Layer], whole: float) -> list[Option]:
     return [Option(rest + point.seconds, point.loss) for point in points]
 
 
-def _whole(model: nn.Module, seconds: float, loss: float) -> Whole:
-    return Whole(seconds, loss, parameter_count(model), state_bytes(model))
+def _whole(model: nn.Module, seconds: float, loss: float, predicted: float | None = None) -> Whole:
+    return Whole(seconds, loss, parameter_count(model), state_bytes(model), predicted)

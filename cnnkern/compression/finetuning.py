@@ -17,9 +17,12 @@ from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from cnnkern.compression.int8 import trainable
 from cnnkern.compression.running import call
 from cnnkern.distillation import distillation_loss
 from cnnkern.nn import CPConv2d
@@ -62,7 +65,11 @@ class Distill:
         loss: (model's output, original's output, labels) -> scalar. `cnnkern.distillation.distillation_loss`
             is for logits (N, classes).
 
-    Gradients are clipped. Training ends early where the loss is not finite any more.
+    Gradients are clipped. Training ends early where the loss is not finite any more. Int8 layers between
+    float32 ones are trained as real ones on their grids.
+
+    Where `torch.distributed` is initialized, all its processes train one model together, each calling this
+    with batches of its own, as under `torch.nn.parallel.DistributedDataParallel`.
     """
 
     def __init__(
@@ -81,6 +88,13 @@ class Distill:
 
     def __call__(self, model: nn.Module, original: nn.Module) -> None:
         """Train `model` in place and leave it in eval mode; `original` gives the targets, in eval mode."""
+        original.eval()
+        with trainable(model) as network:
+            network.train()
+            self._train(network, original)
+        model.eval()
+
+    def _train(self, model: nn.Module, original: nn.Module) -> None:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(
             parameter_groups(model, self.learning_rate), momentum=MOMENTUM, nesterov=True
@@ -90,21 +104,20 @@ class Distill:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, rates, total_steps=max(3, self.steps), pct_start=max(0.25, 2 / max(3, self.steps))
         )
-        original.eval()
-        model.train()
+        together = _in_several_processes()
+        network = DistributedDataParallel(model) if together else model
         steps = tqdm(self._endless(), total=self.steps, desc="fine-tuning", leave=False, disable=None)
         for inputs, labels in islice(steps, self.steps):
             with torch.no_grad():
                 target = call(original, inputs)
             optimizer.zero_grad(set_to_none=True)
-            loss = self.loss(call(model, inputs), target, labels)
-            if not bool(torch.isfinite(loss)):
+            loss = self.loss(call(network, inputs), target, labels)
+            if not _finite_everywhere(loss, together):
                 break
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
-        model.eval()
 
     def _endless(self) -> Iterable[tuple[Any, Any]]:
         while True:
@@ -113,6 +126,18 @@ class Distill:
                 yield batch
             if batch is None:
                 raise ValueError("batches: expected at least one, got none")
+
+
+def _in_several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _finite_everywhere(loss: Tensor, together: bool) -> bool:
+    """Whether the loss is finite, in all processes if they train together: else one waited for another."""
+    finite = torch.isfinite(loss.detach()).all().float()
+    if together:
+        dist.all_reduce(finite, dist.ReduceOp.MIN)
+    return bool(finite)
 
 
 def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.cost import tensors
 from cnnkern.compression.running import call, inference
+from cnnkern.nn.int8 import Int8Layer
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -56,4 +58,12 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Learned numbers: the parameters, and what stands for them in int8 layers, which have buffers alone."""
+    integers = [
+        kept
+        for module in model.modules()
+        if isinstance(module, Int8Layer)
+        for name, kept in module.named_buffers(recurse=False)
+        if kept.dtype is torch.int8 or name == "bias"
+    ]
+    return sum(numbers.numel() for numbers in (*model.parameters(), *integers))

@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.cost import ConvolutionCost
-from cnnkern.decomposition import spatial_svd, tucker2
+from cnnkern.compression.int8 import without_grid
+from cnnkern.decomposition import biclustered, spatial_svd, tucker2
 from cnnkern.nn import ColumnSparseConv2d, ConvolutionChain, CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.nn.column_sparse_conv2d import SelectChannels
 from cnnkern.nn.convolution import arguments_of, parameter_like
 from cnnkern.perforation import grid
+from cnnkern.quantization.operations import why_not_int8
 
 TILE = 16  # of ranks
 FLOP_SHARES = (0.4, 0.25, 0.15, 0.08)  # of the dense layer's, that ranks are chosen for
 CHANNEL_SHARES = (0.75, 0.5, 0.35, 0.25)
 DENSITIES = (0.5, 0.35, 0.25, 0.15, 0.08)
 RATES = (0.3, 0.5, 0.7)
+CLUSTERS = (2, 2)  # of input and output channels
+CLUSTER_SHARES = (0.5, 0.35, 0.25)  # of a cluster's channels, that ranks are
 
 Strength = int | float | tuple[int, int] | None
 
@@ -113,6 +118,42 @@ def _blank_tucker(conv: nn.Conv2d, ranks: tuple[int, int]) -> ConvolutionChain:
     )
 
 
+def _biclustered_ranks(conv: nn.Conv2d, cost: ConvolutionCost) -> list[tuple[int, int]]:
+    if conv.groups > 1 or cost.kernel == (1, 1) or cost.C % CLUSTERS[0] or cost.K % CLUSTERS[1]:
+        return []
+    sizes = cost.C // CLUSTERS[0], cost.K // CLUSTERS[1]
+    found = [tuple(round(share * size / TILE) * TILE for size in sizes) for share in CLUSTER_SHARES]
+    return [ranks for ranks in dict.fromkeys(found) if min(ranks) > 0]
+
+
+def _biclustered(conv: nn.Conv2d, ranks: tuple[int, int], _: object, seed: int) -> nn.Module:
+    factors = biclustered(conv.weight.detach(), CLUSTERS, ranks, seed=seed)
+    chain = _blank_biclustered(conv, ranks)
+    chain[0].index = factors.inputs.flatten().repeat(CLUSTERS[1])
+    chain[-1].index = factors.outputs.flatten().argsort()
+    last = factors.factor_k.transpose(1, 2).flatten(2).flatten(0, 1)
+    parts = factors.factor_c.flatten(0, 2)[..., None, None], factors.core.flatten(0, 2), last[..., None, None]
+    _filled(chain[1:-1], parts, conv)
+    if conv.bias is not None:
+        chain[-2].bias = parameter_like(conv.bias[factors.outputs.flatten()], conv.bias)
+    return chain.train(conv.training)
+
+
+def _blank_biclustered(conv: nn.Conv2d, ranks: tuple[int, int]) -> ConvolutionChain:
+    """The inputs of each cluster, for each cluster of outputs; 1×1, the cores and 1×1 in groups; the outputs
+    in their order."""
+    (G, H), (rank_c, rank_k) = CLUSTERS, ranks
+    C, K = conv.in_channels, conv.out_channels
+    core = {"in_channels": H * G * rank_c, "out_channels": H * G * rank_k, "groups": H * G, "bias": False}
+    return ConvolutionChain(
+        SelectChannels(torch.arange(C).repeat(H)),
+        nn.Conv2d(H * C, H * G * rank_c, 1, groups=H * G, bias=False),
+        nn.Conv2d(**{**arguments_of(conv), **core}),
+        nn.Conv2d(H * G * rank_k, K, 1, groups=H, bias=conv.bias is not None),
+        SelectChannels(torch.arange(K)),
+    )
+
+
 def _densities(conv: nn.Conv2d, cost: ConvolutionCost) -> list[float]:
     return [density for density in DENSITIES if round(density * cost.columns) >= 1]
 
@@ -129,13 +170,26 @@ def _perforated(conv: nn.Conv2d, rate: float, size: tuple[int, int], _: int) -> 
     return PerforatedConv2d.from_conv(conv, mask=grid(size, rate))
 
 
+def _int8_strengths(conv: nn.Conv2d, _: object) -> list[None]:
+    return [] if why_not_int8(conv) else [None]
+
+
+def _int8(conv: nn.Conv2d, *_: object) -> nn.Module:
+    return without_grid(conv)
+
+
 METHODS: dict[str, Method] = {
     "cp": Method(_cp_ranks, _cp, "rank {}".format, _blank_cp),
     "spatial_svd": Method(_spatial_ranks, _spatial, "rank {}".format, _blank_spatial),
     "tucker2": Method(_tucker_ranks, _tucker, lambda ranks: "ranks {}, {}".format(*ranks), _blank_tucker),
     "column_sparse": Method(_densities, _column_sparse, "density {:g}".format),
     "perforated": Method(_rates, _perforated, "rate {:g}".format),
+    "int8": Method(_int8_strengths, _int8, lambda _: "weights and inputs"),
+    "biclustered": Method(
+        _biclustered_ranks, _biclustered, "2 × 2 clusters, ranks {0[0]}, {0[1]}".format, _blank_biclustered
+    ),
 }
+DEFAULT_METHODS = tuple(name for name in METHODS if name != "biclustered")
 DENSE = Method(lambda *_: [None], _dense, lambda _: "the same weights", exact=True)
 
 
@@ -147,7 +201,9 @@ def forms(layer: nn.Module) -> dict[str, nn.Module]:
     """What computes the same: a chain of stock convolutions, and one of ours; another layer as it is."""
     if type(layer) is not ConvolutionChain:
         return {"": layer}
-    ours = ConvolutionChain(*(Im2colConv2d.from_conv(conv) for conv in layer))
+    ours = ConvolutionChain(
+        *(Im2colConv2d.from_conv(part) if isinstance(part, nn.Conv2d) else part for part in layer)
+    )
     return {"stock": layer, "ours": ours.train(layer.training)}
 
 

@@ -31,10 +31,13 @@ def page(report: Report) -> str:
 
 def _whole(report: Report) -> str:
     rows = [
-        (name, _ms(whole.seconds), f"{whole.loss:.4g}", str(whole.parameters), f"{whole.bytes / 1e6:.2f}")
+        (
+            name, _ms(whole.seconds), whole.prediction, f"{whole.loss:.4g}", str(whole.parameters),
+            f"{whole.bytes / 1e6:.2f}",
+        )
         for name, whole in (("before", report.before), ("after", report.after))
-    ]
-    return _table(("", "ms", "loss", "parameters", "MB"), rows)
+    ]  # fmt: skip
+    return _table(("", "ms", "predicted ms", "loss", "parameters", "MB"), rows)
 
 
 def _front(report: Report) -> str:

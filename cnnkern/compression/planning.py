@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from cnnkern.compression.inspection import activations
+from cnnkern.compression.linking import link
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
 from cnnkern.compression.planner import least_loss, least_seconds, total
@@ -28,12 +29,15 @@ ROUNDING = 1e-6  # of the loss: what exact layers may change
 
 @dataclass
 class Built:
-    """A plan as a network: its layers' errors by name, and what was measured."""
+    """A plan that was a network: its new layers and their errors by name, and what was measured.
+
+    The layers are not linked yet (see linking.py), since they may be trained; what was measured is.
+    """
 
     plan: list[int]
-    model: nn.Module
+    layers: dict[str, nn.Module]
+    errors: dict[str, float]
     attempt: Attempt
-    errors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,7 +115,8 @@ class Planner:
             return False
         if not any(plan) and self.model is self.baseline:
             return False
-        model, errors = self._network(plan)
+        model, layers, errors = self._network(plan)
+        model = link(copy.deepcopy(model))
         loss = checked(self.evaluate, model)
         options = [layer.options for layer in self.layers]
         own = sum(layer.in_network for layer in self.layers)
@@ -124,35 +129,36 @@ class Planner:
             predicted_loss=self.loss + estimate.loss * loss_factor,
             loss=loss,
         )
-        self.tried.append(Built(plan, model, attempt, errors))
+        self.tried.append(Built(plan, layers, errors, attempt))
         return True
 
-    def _network(self, plan: Sequence[int]) -> tuple[nn.Module, dict[str, float]]:
-        """A copy of the model with the plan's layers, each refitted to what the network before it gives."""
-        places = [layer.place for layer in self.layers]
-        chosen = [
-            layer.usable[index - 1] if index else None for layer, index in zip(self.layers, plan, strict=True)
-        ]
-        memo = {
-            id(place.conv): copy.deepcopy(candidate.layer)
-            for place, candidate in zip(places, chosen, strict=True)
-            if candidate is not None
+    def _network(self, plan: Sequence[int]) -> tuple[nn.Module, dict[str, nn.Module], dict[str, float]]:
+        """A copy of the model with the plan's layers, each refitted to what the network before it gives;
+        these layers, and their errors."""
+        chosen = {
+            layer.place.name: layer.usable[index - 1]
+            for layer, index in zip(self.layers, plan, strict=True)
+            if index
         }
-        model = copy.deepcopy(self.model, dict(memo))
-        errors = {}
-        for place, candidate in zip(places, chosen, strict=True):
-            if candidate is None:
-                continue
-            layer = memo[id(place.conv)]
+        layers = {name: copy.deepcopy(candidate.layer) for name, candidate in chosen.items()}
+        model, errors = self.with_layers(layers), {}
+        for place in (layer.place for layer in self.layers if layer.place.name in chosen):
+            layer = layers[place.name]
             targets = [y for _, y in activations(self.model, place.conv, self.batches)]
             inputs = [x for x, _ in activations(model, layer, self.batches)]
             pairs = list(zip(inputs, targets, strict=True))
-            if not method_named(candidate.method).exact:
+            if not method_named(chosen[place.name].method).exact:
                 better = refit(layer, pairs, self.seed).layer.eval()
                 model = replace(model, {layer: better})
-                layer = better
+                layers[place.name] = layer = better
             errors[place.name] = relative_error(layer, pairs)
-        return model, errors
+        return model, layers, errors
+
+    def with_layers(self, layers: Mapping[str, nn.Module]) -> nn.Module:
+        """A copy of the model with these layers in the places of these names."""
+        places = [layer.place for layer in self.layers]
+        memo = {id(place.conv): layers[place.name] for place in places if place.name in layers}
+        return copy.deepcopy(self.model, memo)
 
 
 def timed_together(models: Sequence[nn.Module], example: Any, seconds: float) -> list[float]:

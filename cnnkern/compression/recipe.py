@@ -17,16 +17,29 @@ from cnnkern.nn import (
     ConvolutionChain,
     CPConv2d,
     Im2colConv2d,
+    Int8ColumnSparseConv2d,
+    Int8Conv2d,
+    Int8CPConv2d,
+    Int8Linear,
+    PerforatedConv2d,
+)
+from cnnkern.nn.column_sparse_conv2d import SelectChannels
+from cnnkern.nn.convolution import arguments_of
+
+OURS = (
+    CPConv2d,
+    ColumnSparseConv2d,
+    Im2colConv2d,
+    Int8CPConv2d,
+    Int8ColumnSparseConv2d,
     Int8Conv2d,
     Int8Linear,
     PerforatedConv2d,
 )
-from cnnkern.nn.convolution import arguments_of
-
-OURS = (CPConv2d, ColumnSparseConv2d, Im2colConv2d, Int8Conv2d, Int8Linear, PerforatedConv2d)
 DTYPES = {"uint8": torch.uint8, "int8": torch.int8}  # that are arguments
 LAYERS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (*OURS, ConvolutionChain, nn.Conv2d, nn.Linear, nn.Identity)
+    kind.__name__: kind
+    for kind in (*OURS, ConvolutionChain, SelectChannels, nn.Conv2d, nn.Linear, nn.Identity)
 }
 # what a layer may take the place of, besides another layer: a batch norm that was folded
 REPLACEABLE = (*LAYERS.values(), nn.BatchNorm1d, nn.BatchNorm2d)
@@ -138,6 +151,8 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Linear):
         features = {name: getattr(module, name) for name in ("in_features", "out_features")}
         return {**features, "bias": module.bias is not None}
+    if isinstance(module, SelectChannels):
+        return {"index": module.index}
     if isinstance(module, ConvolutionChain | nn.Identity):
         return {}
     return module.constructor_arguments()

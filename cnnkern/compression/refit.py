@@ -17,7 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnnkern.nn import ColumnSparseConv2d, ConvolutionChain, CPConv2d, Im2colConv2d, PerforatedConv2d
+from cnnkern.compression.int8 import calibrated
+from cnnkern.nn import (
+    ColumnSparseConv2d,
+    ConvolutionChain,
+    CPConv2d,
+    Im2colConv2d,
+    Int8Conv2d,
+    PerforatedConv2d,
+)
+from cnnkern.nn.column_sparse_conv2d import SelectChannels
 from cnnkern.nn.convolution import Convolution2d
 from cnnkern.ops import im2col
 
@@ -58,8 +67,12 @@ def refit(layer: nn.Module, pairs: Pairs, seed: int = 0) -> Refit:
         pairs: inputs (N, C, H, W) and targets (N, K, oH, oW).
         seed: of the positions.
 
-    A layer with groups is returned as it is, and so is one with more unknowns than can be solved for.
+    A layer with groups is returned as it is, and so is one with more unknowns than can be solved for. An int8
+    one is calibrated instead.
     """
+    if isinstance(layer, Int8Conv2d):
+        found = calibrated(layer, pairs)
+        return Refit(found, relative_error(layer, pairs), relative_error(found, pairs))
     layer = copy.deepcopy(layer)
     last = _last_map(layer)
     unknowns = 0 if last is None else _unknowns(last)
@@ -98,7 +111,7 @@ def _last_map(layer: nn.Module) -> _LastMap | None:
     if isinstance(layer, ConvolutionChain):
         inner = _last_map(layer[-1])
         return None if inner is None else _LastMap(layer[:-1], inner.conv, inner.columns, inner.sources)
-    if layer.groups > 1:
+    if isinstance(layer, SelectChannels) or layer.groups > 1:
         return None
     if isinstance(layer, CPConv2d):
         stages = layer.to_stock()

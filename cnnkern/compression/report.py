@@ -50,12 +50,23 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Whole:
-    """The network: seconds of one run on the example, loss, learned numbers, bytes of its state."""
+    """The network: seconds of one run on the example, loss, learned numbers, bytes of its state.
+
+    `predicted_seconds`: what the planner said before it measured this network; None for the original.
+    """
 
     seconds: float
     loss: float
     parameters: int
     bytes: int
+    predicted_seconds: float | None = None
+
+    @property
+    def prediction(self) -> str:
+        """What was predicted, and by how much of the measured time that was wrong."""
+        if self.predicted_seconds is None:
+            return ""
+        return f"{self.predicted_seconds * 1e3:.3g} ({self.predicted_seconds / self.seconds - 1:+.0%})"
 
 
 @dataclass(frozen=True)
@@ -131,10 +142,12 @@ class Report:
         title += f"{self.speedup:.2f} times faster"
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
         table.add_column("")
-        for heading in ("ms", "loss", "parameters", "MB"):
+        for heading in ("ms", "predicted ms", "loss", "parameters", "MB"):
             table.add_column(heading, justify="right")
         for name, whole in (("before", self.before), ("after", self.after)):
-            numbers = f"{whole.seconds * 1e3:.3g}", f"{whole.loss:.4g}", str(whole.parameters)
+            numbers = (
+                f"{whole.seconds * 1e3:.3g}", whole.prediction, f"{whole.loss:.4g}", str(whole.parameters),
+            )  # fmt: skip
             table.add_row(name, *numbers, f"{whole.bytes / 1e6:.2f}")
         return table
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 from tqdm import tqdm
 
-from cnnkern.compression.candidates import Candidate, drop_dominated, fit, timed
+from cnnkern.compression.candidates import (
+    Candidate,
+    drop_dominated,
+    fitted,
+    take_times,
+    timed,
+    times_beside_own,
+)
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import Place, activations
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
 from cnnkern.compression.planner import Option
-from cnnkern.compression.profile_report import Profile
+from cnnkern.compression.processes import Processes
 from cnnkern.compression.rewriting import swapped
 from cnnkern.compression.running import inference
 
@@ -32,6 +40,11 @@ class Layer:
     seconds: float
     candidates: list[Candidate]
     in_network: float
+
+    @property
+    def alive(self) -> list[Candidate]:
+        """Those that have a layer."""
+        return [candidate for candidate in self.candidates if candidate.layer is not None]
 
     @property
     def usable(self) -> list[Candidate]:
@@ -55,40 +68,90 @@ def search(
     loss: float,
     fits: Fits,
     seconds: float,
-    profiled: Profile,
+    in_network: Mapping[str, float],
+    processes: Processes,
 ) -> list[Layer]:
     """Time all candidates, then fit those that are faster, then measure the loss of those worth it.
 
     Args:
         model: in which the places are; each candidate takes its place for a moment, and leaves it.
         batches: of the calibration. evaluate, loss: the measure of the model, and what it gives for `model`.
-        seconds: of timing for each layer. profiled: the model's own run.
+        seconds: of timing for each layer. in_network: those that each place takes in the model's own run.
+        processes: the first times, all of them fit and measure losses.
     """
-    layers, in_network = [], {layer.name: layer.seconds for layer in profiled.layers}
-    with inference(model):
-        for place in tqdm(places, desc="timing", unit="layer", leave=False, disable=None):
-            layers.append(Layer(place, *timed(place, methods, seconds), in_network[place.name]))
-    faster = [(layer, each) for layer in layers for each in layer.candidates if not each.verdict]
-    with tqdm(total=len(faster), desc="fitting", unit="fit", leave=False, disable=None) as bar:
+    bar = partial(tqdm, leave=False, disable=processes.hides_progress)
+
+    def time_all() -> list[tuple[float, list[Candidate]]]:
+        with inference(model):
+            return [timed(place, methods, seconds) for place in bar(places, desc="timing", unit="layer")]
+
+    layers = [
+        Layer(place, own, candidates, in_network[place.name])
+        for place, (own, candidates) in zip(places, processes.first(time_all), strict=True)
+    ]
+    faster = sum(not each.verdict for layer in layers for each in layer.candidates)
+    with bar(total=faster, desc="fitting", unit="fit") as progress:
         for layer in layers:
-            _fit(model, layer, batches, fits, bar)
-    alive = [(layer, each) for layer in layers for each in layer.candidates if each.layer is not None]
-    for layer, candidate in tqdm(alive, desc="losses", unit="candidate", leave=False, disable=None):
-        exact = method_named(candidate.method).exact
-        with swapped(model, {layer.place.conv: candidate.layer}) as changed:
-            candidate.loss = 0.0 if exact else checked(evaluate, changed) - loss
-        if candidate.loss == float("inf"):
+            _fit(model, layer, batches, fits, processes, progress)
+    _time_again(model, layers, seconds, processes)
+    alive = [(layer, each) for layer in layers for each in layer.alive]
+
+    with bar(total=len(alive), desc="losses", unit="candidate") as progress:
+
+        def measure(job: tuple[Layer, Candidate]) -> float:
+            layer, candidate = job
+            progress.update(processes.size)
+            if method_named(candidate.method).exact:
+                return 0.0
+            with swapped(model, {layer.place.conv: candidate.layer}) as changed:
+                return checked(evaluate, changed) - loss
+
+        losses = processes.spread(alive, measure)
+    for (_, candidate), found in zip(alive, losses, strict=True):
+        candidate.loss = found
+        if found == float("inf"):
             candidate.loss, candidate.layer, candidate.verdict = None, None, "its loss is not finite"
     return layers
 
 
-def _fit(model: nn.Module, layer: Layer, batches: Sequence[Any], fits: Fits, bar: tqdm) -> None:
+def _time_again(model: nn.Module, layers: Sequence[Layer], seconds: float, processes: Processes) -> None:
+    """Time those that are left once more: the fastest of many that were timed at once seems faster than it
+    is, and plans are made with these times."""
+
+    def time_all() -> list[tuple[float, list[float]]]:
+        with inference(model):
+            return [
+                times_beside_own(layer.place, [each.layer for each in layer.alive], seconds)
+                if layer.alive
+                else (layer.seconds, [])
+                for layer in layers
+            ]
+
+    for layer, (own, times) in zip(layers, processes.first(time_all), strict=True):
+        alive, layer.seconds = layer.alive, own
+        take_times(alive, own, times)
+        drop_dominated(layer.alive)
+
+
+def _fit(
+    model: nn.Module,
+    layer: Layer,
+    batches: Sequence[Any],
+    fits: Fits,
+    processes: Processes,
+    progress: tqdm,
+) -> None:
     candidates = [candidate for candidate in layer.candidates if not candidate.verdict]
     if not candidates:
         return
     pairs = list(activations(model, layer.place.conv, batches))
-    for candidate in candidates:
-        bar.set_postfix_str(f"{layer.place.name}: {candidate.title}")
-        fit(layer.place, candidate, fits, pairs)
-        bar.update()
+
+    def fit(candidate: Candidate) -> tuple[nn.Module, float]:
+        progress.set_postfix_str(f"{layer.place.name}: {candidate.title}")
+        found = fitted(layer.place, candidate, fits, pairs)
+        progress.update(processes.size)
+        return found
+
+    for candidate, found in zip(candidates, processes.spread(candidates, fit), strict=True):
+        candidate.layer, candidate.error = found
     drop_dominated(candidates)

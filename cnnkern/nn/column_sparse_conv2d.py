@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern.nn.convolution import (
@@ -59,7 +60,7 @@ class ColumnSparseConv2d(Convolution2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
         )
-        kept = _checked_columns(columns, self.groups, self.total_columns)
+        kept = checked_columns(columns, self.groups, self.total_columns)
         self.weight = empty_parameter((out_channels, kept.shape[-1]), device, dtype)
         with torch.inference_mode(False):  # see empty_parameter
             self.register_buffer("columns", kept.to(self.weight.device, copy=True))
@@ -110,7 +111,7 @@ class ColumnSparseConv2d(Convolution2d):
             columns = _strongest(conv.weight.detach(), conv.groups, density, criterion)
             columns = columns if conv.groups > 1 else columns[0]
         layer = cls(**arguments_of(conv), columns=columns, device="meta", dtype=conv.weight.dtype)
-        kept = _checked_columns(columns, conv.groups, weight.shape[2]).to(conv.weight.device)
+        kept = checked_columns(columns, conv.groups, weight.shape[2]).to(conv.weight.device)
         index = kept.long().view(conv.groups, 1, -1).expand(-1, weight.shape[1], -1)
         layer.weight = parameter_like(weight.gather(2, index).flatten(0, 1), conv.weight)
         with torch.inference_mode(False):
@@ -136,14 +137,20 @@ class ColumnSparseConv2d(Convolution2d):
             conv.bias = parameter_like(self.bias, self.bias)
         return nn.Sequential(SelectChannels(used), conv).train(self.training)
 
+    def stock_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the layer computes with another weight (K, nnz) and bias, by a stock convolution with zeros in
+        place of the pruned columns; differentiable, in any dtype."""
+        x, padding = self._split_and_pad(x)
+        dense = with_zeros(weight, self.columns, self.groups, self.kernel_size, self.total_columns)
+        return F.conv2d(x, dense, bias, self.stride, padding, self.dilation, self.groups)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, columns={self.columns.shape[-1]} of {self.total_columns}"
 
     def _dense_weight(self) -> Tensor:
-        weight = self.weight.detach().view(self.groups, self.out_channels // self.groups, -1)
-        index = self.columns.long().view(self.groups, 1, -1).expand(-1, weight.shape[1], -1)
-        dense = weight.new_zeros(*weight.shape[:2], self.total_columns).scatter_(2, index, weight)
-        return dense.view(self.out_channels, -1, *self.kernel_size)
+        return with_zeros(
+            self.weight.detach(), self.columns, self.groups, self.kernel_size, self.total_columns
+        )
 
     def _used_channels(self) -> Tensor:
         return (self.columns // (self.kernel_size[0] * self.kernel_size[1])).unique().long()
@@ -185,7 +192,15 @@ class SelectChannels(nn.Module):
         return x.index_select(-3, self.index)
 
 
-def _checked_columns(columns: Any, groups: int, total: int) -> Tensor:
+def with_zeros(weight: Tensor, columns: Tensor, groups: int, kernel_size: Pair, total: int) -> Tensor:
+    """The dense weight (K, C/groups, kH, kW) of the kept columns `weight` (K, nnz) among `total`."""
+    by_group = weight.view(groups, weight.shape[0] // groups, -1)
+    index = columns.long().view(groups, 1, -1).expand(-1, by_group.shape[1], -1)
+    dense = by_group.new_zeros(*by_group.shape[:2], total).scatter(2, index, by_group)
+    return dense.view(weight.shape[0], -1, *kernel_size)
+
+
+def checked_columns(columns: Any, groups: int, total: int) -> Tensor:
     """`columns` as int32, if they are strictly increasing indices below `total` in each group."""
     if not isinstance(columns, Tensor):
         if not isinstance(columns, Sequence) or isinstance(columns, str):

@@ -129,9 +129,14 @@ class Convolution2d(nn.Module):
         bias = self._parameters["bias"]
         return run_without_gradient(self.packed_operation, x, packed.weights, bias, *packed.arguments)
 
-    def _forward_plain(self, x: Tensor, *more: Any) -> Tensor:
+    def _split_and_pad(self, x: Tensor) -> tuple[Tensor, Pair]:
+        """`x` with the padding that operations cannot do themselves, and theirs."""
         margins, padding = self._split_padding()
-        return self._convolve(x if margins is None else self._padded(x, margins), padding, *more)
+        return (x if margins is None else self._padded(x, margins)), padding
+
+    def _forward_plain(self, x: Tensor, *more: Any) -> Tensor:
+        x, padding = self._split_and_pad(x)
+        return self._convolve(x, padding, *more)
 
     def repack(self) -> None:
         """Pack the weights now if the layer is in eval mode; else forget what was packed.

@@ -7,6 +7,7 @@ CP-Decomposition, ICLR 2015.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern.decomposition import cp
@@ -126,6 +127,32 @@ class CPConv2d(Convolution2d):
         groups = (self.groups, -1)
         by_group = torch.bmm(k.unflatten(0, groups), components.flatten(1).unflatten(0, groups))
         return dense_conv(self, by_group.reshape(-1, *components.shape[1:]), self.factor_k)
+
+    def inner_range(self, x: Tensor) -> Tensor:
+        """(R): the greatest magnitude of what each component has after the depthwise stages, for a batch `x`.
+
+        What `Int8CPConv2d.from_cp` is to be given, over inputs like those to come, as 127 steps.
+        """
+        with torch.no_grad():
+            inner = self.stock_inner(x, self.factor_c, self.factor_h, self.factor_w)
+        return inner.abs().amax((0, 2, 3))
+
+    def stock_inner(self, x: Tensor, factor_c: Tensor, factor_h: Tensor, factor_w: Tensor) -> Tensor:
+        """(N, R, oH, oW): what the first three stages give with other factors, by stock convolutions;
+        differentiable."""
+        x, (padding_h, padding_w) = self._split_and_pad(x)
+        (stride_h, stride_w), (dilation_h, dilation_w) = self.stride, self.dilation
+        x = F.conv2d(x, factor_c[..., None, None], groups=self.groups)
+        x = F.conv2d(
+            *(x, factor_h[:, None, :, None], None, (stride_h, 1), (padding_h, 0), (dilation_h, 1), self.rank)
+        )
+        return F.conv2d(
+            *(x, factor_w[:, None, None, :], None, (1, stride_w), (0, padding_w), (1, dilation_w), self.rank)
+        )
+
+    def stock_outer(self, inner: Tensor, factor_k: Tensor, bias: Tensor | None) -> Tensor:
+        """What the last stage makes of that, with another factor and bias."""
+        return F.conv2d(inner, factor_k[..., None, None], bias, groups=self.groups)
 
     def to_stock(self) -> nn.Sequential:
         """The four stock convolutions that compute the same, with copies of the factors as their weights."""

@@ -1,7 +1,8 @@
 """What the int8 layers share: the integers, the numbers that say what they mean, and how both are kept.
 
-Everything is a buffer: weight (int8), weight_scale (K, float32), bias (K, float32), x_scale, x_zero_point,
-out_scale, out_zero_point. `.to(dtype)`, `.half()` and their like leave all of them as they are.
+Everything is a buffer: weight (int8) and weight_scale (K, float32) or the factors that a layer has instead,
+bias (K, float32), x_scale, x_zero_point, out_scale, out_zero_point. `.to(dtype)`, `.half()` and their like
+leave all of them as they are.
 """
 
 from collections.abc import Callable
@@ -39,14 +40,26 @@ class Int8Layer(nn.Module):
         x_dtype: torch.dtype,
     ) -> None:
         """The buffers: a zero weight of scale 1, a zero bias, and the numbers."""
+        with torch.inference_mode(False):  # else nobody could see them change
+            self.register_buffer("weight", torch.zeros(weight_size, dtype=torch.int8, device=device))
+            self.register_buffer("weight_scale", torch.ones(weight_size[0], device=device))
+        self._add_numbers(weight_size[0], bias, device, numbers, activation, x_dtype)
+
+    def _add_numbers(
+        self,
+        out_channels: int,
+        bias: bool,
+        device: torch.device | str | None,
+        numbers: Numbers,
+        activation: str | None,
+        x_dtype: torch.dtype,
+    ) -> None:
+        """Those of the buffers that every layer has."""
         numbers = checked_numbers(numbers, x_dtype)
         check_activation(activation)
         self.activation, self.x_dtype = activation, x_dtype
-        k = weight_size[0]
-        with torch.inference_mode(False):  # else nobody could see them change
-            self.register_buffer("weight", torch.zeros(weight_size, dtype=torch.int8, device=device))
-            self.register_buffer("weight_scale", torch.ones(k, device=device))
-            self.register_buffer("bias", torch.zeros(k, device=device) if bias else None)
+        with torch.inference_mode(False):
+            self.register_buffer("bias", torch.zeros(out_channels, device=device) if bias else None)
             for name, value in zip(NUMBERS, numbers, strict=True):
                 dtype = torch.int64 if isinstance(value, int) else torch.float64
                 kept = None if value is None else torch.tensor(value, dtype=dtype, device=device)
@@ -132,11 +145,12 @@ def checked_numbers(numbers: tuple[Any, ...], x_dtype: Any) -> Numbers:
 # The two formulas below are those of int8_quantize and int8_quantize_weight in cnnkern.reference.
 
 
-def quantized(x: Tensor, scale: Tensor, zero_point: Tensor, dtype: torch.dtype) -> Tensor:
-    """Real numbers as integers of `dtype`, rounded to nearest, ties to even; `scale` and `zero_point` have no
-    dimension."""
+def quantized(x: Tensor, scale: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """Real numbers as integers of `dtype`, rounded to nearest, ties to even; `scale` and `zero_point` are
+    numbers, or have no dimension."""
     limits = torch.iinfo(dtype)
-    return (torch.round(x / scale) + zero_point).clamp(limits.min, limits.max).to(dtype)
+    steps = torch.div(x, scale).round_().add_(zero_point)  # in place: each pass over memory costs as much
+    return steps.clamp_(limits.min, limits.max).to(dtype)
 
 
 def quantized_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,25 +7,16 @@ CVPR 2018.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnkern.nn.convolution import (
-    Convolution2d,
-    Margins,
-    _Packed,
-    arguments_of,
-    check_conv,
-    dense_conv,
-)
-from cnnkern.nn.int8 import Int8Layer
+from cnnkern.nn.convolution import arguments_of, check_conv, dense_conv
+from cnnkern.nn.int8_convolution import Int8Convolution2d
 from cnnkern.nn.stock_int8 import StockInt8Conv2d
 from cnnkern.ops import int8_conv2d
-from cnnkern.ops.arguments import IntPair, Pair, memory_format
-from cnnkern.ops.dispatch import run_without_gradient
+from cnnkern.ops.arguments import IntPair, Pair
 
 
-class Int8Conv2d(Int8Layer, Convolution2d):
+class Int8Conv2d(Int8Convolution2d):
     """A convolution with int8 weights of integers (uint8 or int8), summed in int32 and then made integers or
     float32 again in the same pass.
 
@@ -45,7 +36,6 @@ class Int8Conv2d(Int8Layer, Convolution2d):
         TypeError: an argument that is no number, or no pair of ints.
     """
 
-    packed_parameters = ()
     packed_operation = torch.ops.cnnkern.int8_conv2d_packed.default
 
     def __init__(
@@ -116,47 +106,14 @@ class Int8Conv2d(Int8Layer, Convolution2d):
         what it computes in its own way, between a conversion of its input and one of its output."""
         return StockInt8Conv2d(self, *self._split_padding())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The convolution of `x` (N, C, H, W) or (C, H, W), integers of x_dtype or real numbers."""
-        return super().forward(self.integers(x))
-
     @property
     def packed_last_arguments(self) -> tuple[Any, ...]:
         return (self.weight_scale, *self.numbers(), self.relu)
 
-    def _forward_packed(self, x: Tensor, packed: _Packed) -> Tensor:
-        if packed.margins is not None:
-            x = self._padded(x, packed.margins)
-        bias = self._buffers["bias"]
-        return run_without_gradient(self.packed_operation, x, packed.weights, bias, *packed.arguments)
-
-    def _can_pack(self) -> bool:
-        kept = [self._buffers.get(name) for name in self.packed_buffers]
-        usable = all(buffer is None or not buffer.is_inference() for buffer in kept)
-        return usable and not torch._C._are_functorch_transforms_active()
-
     def _pack(self) -> tuple[Tensor, tuple[int, ...]]:
         return torch.ops.cnnkern.int8_conv2d_pack.default(self.weight, self.groups), tuple(self.weight.shape)
 
-    def _padded(self, x: Tensor, margins: Margins) -> Tensor:
-        if self.padding_mode != "zeros":
-            return super()._padded(x, margins)
-        return F.pad(x, margins, value=self._numbers[1]).contiguous(memory_format=memory_format(x))
-
     def _convolve(self, x: Tensor, padding: Pair) -> Tensor:
-        x_scale, x_zero_point, out_scale, out_zero_point = self.numbers()
         return int8_conv2d(
-            x,
-            self.weight,
-            self.bias,
-            x_scale=x_scale,
-            x_zero_point=x_zero_point,
-            weight_scale=self.weight_scale,
-            out_scale=out_scale,
-            out_zero_point=out_zero_point,
-            stride=self.stride,
-            padding=padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            activation=self.activation,
+            x, self.weight, self.bias, weight_scale=self.weight_scale, **self._options(padding)
         )

@@ -22,6 +22,7 @@ from cnnkern.ops.arguments import (
     packed_geometry,
     pair,
     shape_of,
+    up_to_chunk,
     up_to_panel,
 )
 from cnnkern.ops.dispatch import (
@@ -51,11 +52,13 @@ def column_sparse_conv2d(
     """2-D convolution with a weight matrix (K, C/groups·kH·kW) that has values in some columns alone.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last; any other stride is made contiguous.
+        x: (N, C, H, W), float32 or float64 on the CPU, float32, float16 or bfloat16 on CUDA, contiguous or
+            channels_last; any other stride is made contiguous.
         weight: (K, nnz) of x's dtype: the kept columns.
-        columns: which these are, (nnz), or (groups, nnz) for more than one group, int32 on the CPU: indices
+        columns: which these are, (nnz), or (groups, nnz) for more than one group, int32: indices
             (c·kH + i)·kW + j with c counted within the group, strictly increasing in each group. None at all
-            (nnz = 0) leaves the bias.
+            (nnz = 0) leaves the bias. On CUDA their values are not looked at, since that would be to wait
+            for the GPU: one outside the matrix counts as a column of zeros.
         bias: (K) or None.
         kernel_size: int or pair (kH, kW).
         stride, padding, dilation: int or pair (vertical, horizontal), in pixels; padding is with zeros.
@@ -65,7 +68,7 @@ def column_sparse_conv2d(
         (N, K, oH, oW) in x's memory format, with oH = (H + 2·padding − dilation·(kH − 1) − 1) // stride + 1.
 
     Raises:
-        ValueError: a wrong shape or number; columns that are not sorted, or outside the matrix.
+        ValueError: a wrong shape or number; on the CPU, columns that are not sorted, or outside the matrix.
         TypeError: something that is no tensor, or no int.
         NotImplementedError: a dtype or a device without a kernel.
 
@@ -91,23 +94,35 @@ def check_column_sparse_conv2d(
     groups: int,
 ) -> tuple[int, int, int, int]:
     """The shape of the output, or an error that says what is wrong with the arguments. The values of
-    `columns` are the binding's to check, at every call: kernels read through them."""
+    `columns` are the binding's to check, at every call: the CPU's kernels read through them."""
+    size = weight_size(x, weight, columns, kernel_size, groups)
+    return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)
+
+
+def weight_size(
+    x: Tensor, weight: Tensor, columns: Tensor, kernel_size: Pair, groups: int
+) -> tuple[int, int, int, int]:
+    """(K, C/groups, kH, kW) of the dense weight that the kept columns are of."""
     k, kept = _weight_size(weight, columns, groups)
     channels = shape_of("x", x, "(N, C, H, W)", 4)[1]
     if channels < 1 or channels % groups:
         raise ValueError(f"x: expected channels that {groups} groups divide, got {channels}")
-    c = channels // groups
-    _check_count(kept, c, kernel_size)
-    size = (k, c, *kernel_size)
-    return check_convolution(x, {"weight": weight}, bias, size, stride, padding, dilation, groups)
+    check_count(kept, channels // groups, kernel_size)
+    return k, channels // groups, *kernel_size
 
 
-def _weight_size(weight: Tensor, columns: Tensor, groups: int) -> tuple[int, int]:
-    """(K, nnz) of a weight and columns that fit together."""
+def sparse_weight_size(weight: Tensor, groups: int) -> tuple[int, int]:
+    """(K, nnz) of a weight that has output channels."""
     k, kept = shape_of("weight", weight, "(K, nnz)", 2)
     check_groups(groups, k)
     if k < 1:
         raise ValueError("weight: expected at least 1 output channel, got 0")
+    return k, kept
+
+
+def _weight_size(weight: Tensor, columns: Tensor, groups: int) -> tuple[int, int]:
+    """(K, nnz) of a weight and columns that fit together."""
+    k, kept = sparse_weight_size(weight, groups)
     if kept_columns(columns, groups) != kept:
         raise ValueError(
             f"columns: expected {kept} of them, as many as weight has, got {kept_columns(columns, groups)}"
@@ -132,14 +147,21 @@ def kept_columns(columns: Tensor, groups: int) -> int:
     return kept
 
 
-def _check_count(kept: int, group_channels: int, kernel_size: Sequence[int]) -> None:
+def check_count(kept: int, group_channels: int, kernel_size: Sequence[int]) -> None:
+    """No more columns are kept than there are."""
     total = group_channels * kernel_size[0] * kernel_size[1]
     if kept > total:
         raise ValueError(f"columns: expected no more than the {total} that there are, got {kept}")
 
 
-def packed_length(out_channels: int, kept: int, groups: int) -> int:
-    """Elements of a packed weight (K, nnz): panels of 16 output channels in each group."""
+def packed_length(out_channels: int, kept: int, groups: int, like: Tensor) -> int:
+    """Elements of a packed weight (K, nnz) with the device and the dtype of `like`.
+
+    On the CPU panels of 16 output channels in each group; on CUDA rows of whole chunks, and for each group a
+    table that has two int32 for each of their elements.
+    """
+    if like.is_cuda:
+        return up_to_chunk(max(kept, 1), like) * (out_channels + groups * 8 // like.element_size())
     return groups * up_to_panel(out_channels // groups) * kept
 
 
@@ -165,7 +187,7 @@ def _pack_fake(weight: Tensor, columns: Tensor, kernel_size: Any, groups: int) -
     pair("kernel_size", kernel_size, 1)
     k, kept = _weight_size(weight, columns, groups)
     check_kind(weight=weight)
-    return weight.new_empty(packed_length(k, kept, groups))
+    return weight.new_empty(packed_length(k, kept, groups, weight))
 
 
 @register_fake("column_sparse_conv2d_packed")
@@ -177,8 +199,8 @@ def _packed_fake(
     k, c, *kernel_size = weight_size
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     kept = kept_columns(columns, groups)
-    _check_count(kept, c, kernel_size)
-    check_packed(packed, packed_length(k, kept, groups))
+    check_count(kept, c, kernel_size)
+    check_packed(packed, packed_length(k, kept, groups, packed))
     return empty_output(x, shape)
 
 

@@ -94,12 +94,12 @@ def check_cp_conv2d(
     groups: int,
 ) -> tuple[int, int, int, int]:
     """The shape of the output, or an error that says what is wrong with the arguments."""
-    k, _, c, kernel_h, kernel_w = _factor_size(factor_c, factor_h, factor_w, factor_k, groups)
+    k, _, c, kernel_h, kernel_w = factor_size(factor_c, factor_h, factor_w, factor_k, groups)
     factors = {"factor_c": factor_c, "factor_h": factor_h, "factor_w": factor_w, "factor_k": factor_k}
     return check_convolution(x, factors, bias, (k, c, kernel_h, kernel_w), stride, padding, dilation, groups)
 
 
-def _factor_size(
+def factor_size(
     factor_c: Tensor, factor_h: Tensor, factor_w: Tensor, factor_k: Tensor, groups: int
 ) -> tuple[int, int, int, int, int]:
     """(K, R, C/groups, kH, kW) of four factors that fit together."""
@@ -111,7 +111,7 @@ def _factor_size(
         name, got = ("factor_h", rank_h) if rank_h != rank else ("factor_w", rank_w)
         raise ValueError(f"{name}: expected {rank} rows, the rank R that factor_c has, got {got}")
     size = (k, rank, c, kernel_h, kernel_w)
-    _check_factor_size("factors", size, groups)
+    check_factor_size("factors", size, groups)
     if rank_k * groups != rank:
         raise ValueError(
             f"factor_k: expected {rank // groups} columns, R/groups with R = {rank} rows of factor_c and "
@@ -120,7 +120,8 @@ def _factor_size(
     return size
 
 
-def _check_factor_size(name: str, size: Sequence[int], groups: int) -> None:
+def check_factor_size(name: str, size: Sequence[int], groups: int) -> None:
+    """Factors of `size` (K, R, C/groups, kH, kW) can be."""
     check_not_empty(f"{name} (K, R, C/groups, kH, kW)", size)
     check_groups(groups)
     if size[1] % groups:
@@ -161,7 +162,7 @@ def _fake(
 
 @register_fake("cp_conv2d_pack")
 def _pack_fake(factor_c: Tensor, factor_h: Tensor, factor_w: Tensor, factor_k: Tensor, groups: int) -> Tensor:
-    size = _factor_size(factor_c, factor_h, factor_w, factor_k, groups)
+    size = factor_size(factor_c, factor_h, factor_w, factor_k, groups)
     check_groups(groups, size[0])
     check_kind(factor_c=factor_c, factor_h=factor_h, factor_w=factor_w, factor_k=factor_k)
     return factor_c.new_empty(packed_length(size, groups, factor_c))
@@ -170,7 +171,7 @@ def _pack_fake(factor_c: Tensor, factor_h: Tensor, factor_w: Tensor, factor_k: T
 @register_fake("cp_conv2d_packed")
 def _packed_fake(x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Sequence[int]) -> Tensor:
     factor_size, *pairs, groups = packed_geometry(5, geometry)
-    _check_factor_size("geometry", factor_size, groups)
+    check_factor_size("geometry", factor_size, groups)
     k, _, *rest = factor_size
     shape = check_convolution(x, {"packed": packed}, bias, (k, *rest), *pairs, groups)
     check_packed(packed, packed_length(factor_size, groups, packed))

@@ -66,10 +66,19 @@ def check_kinds(name: str, x: Tensor, zero_point: Any, **weights: Tensor) -> Non
     zero_name = f"{name}_zero_point"
     check_zero_point(zero_name, zero_point, x.dtype)
     for weight_name, weight in weights.items():
-        _check_like(name, x, weight_name, weight, torch.int8)
+        check_like(name, x, weight_name, weight, torch.int8)
 
 
-def _check_like(name: str, x: Tensor, other_name: str, other: Tensor, dtype: torch.dtype) -> None:
+def check_on_cpu(name: str, x: Tensor) -> None:
+    """What an operation that has kernels for the CPU alone asks of `x`."""
+    if x.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(
+            f"{name}: expected a tensor on the CPU, got one on {x.device}: no kernel for it"
+        )
+
+
+def check_like(name: str, x: Tensor, other_name: str, other: Tensor, dtype: torch.dtype) -> None:
+    """`other` is of `dtype`, on the device of `x`."""
     if other.device != x.device:
         raise ValueError(
             f"{other_name}: expected a tensor on {x.device} like {name}, got one on {other.device}"
@@ -86,19 +95,20 @@ def check_quantization(
     out_scale: Any,
     out_zero_point: Any,
     out_channels: int,
+    scale_name: str = "weight_scale",
 ) -> None:
     """Everything about the scales, the zero point of the output and the bias; their values where they are
     numbers. Those of `weight_scale` are checked by the operation itself, on the CPU: to look at them on a GPU
     would be to wait for it."""
     check_bias(bias, out_channels)
-    (length,) = shape_of("weight_scale", weight_scale, "(K)", 1)
+    (length,) = shape_of(scale_name, weight_scale, "(K)", 1)
     if length != out_channels:
         raise ValueError(
-            f"weight_scale: expected {out_channels} elements, one an output channel, got {length}"
+            f"{scale_name}: expected {out_channels} elements, one an output channel, got {length}"
         )
-    for name, tensor in (("weight_scale", weight_scale), ("bias", bias)):
+    for name, tensor in ((scale_name, weight_scale), ("bias", bias)):
         if tensor is not None:
-            _check_like("x", x, name, tensor, torch.float32)
+            check_like("x", x, name, tensor, torch.float32)
     check_scale("x_scale", x_scale)
     if out_scale is not None:
         check_scale("out_scale", out_scale)
@@ -127,10 +137,16 @@ def packed_length(weight_size: Sequence[int], groups: int, like: Tensor) -> int:
         taps = kernel_h * kernel_w
         return taps * up_to_chunk(k, like) if depthwise else k * (taps * up_to_chunk(c, like) + 4)
     if depthwise:
-        columns, depth = up_to_panel(k), kernel_h * kernel_w
-    else:
-        columns, depth = groups * up_to_panel(k // groups), kernel_h * ((kernel_w * c + 3) // 4 * 4)
-    return columns * depth + columns // 16 + 4 * k
+        columns = up_to_panel(k)
+        return columns * kernel_h * kernel_w + columns // 16 + 4 * k
+    return packed_matrices_length(k, kernel_w * c, groups, kernel_h)
+
+
+def packed_matrices_length(k: int, depth: int, groups: int, runs: int = 1) -> int:
+    """Elements of a matrix (k, runs·depth), packed on the CPU, whose rows are shared out to the groups: see
+    above."""
+    columns = groups * up_to_panel(k // groups)
+    return columns * runs * ((depth + 3) // 4 * 4) + columns // 16 + 4 * k
 
 
 def output_dtype(x: Tensor, out_scale: float | None) -> torch.dtype:

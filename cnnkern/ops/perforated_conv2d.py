@@ -50,10 +50,12 @@ def perforated_conv2d(
     """2-D convolution of which only the outputs that `mask` keeps are computed.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last; any other stride is made contiguous.
+        x: (N, C, H, W), float32 or float64 on the CPU, float32, float16 or bfloat16 on CUDA, contiguous or
+            channels_last; any other stride is made contiguous.
         weight: (K, C/groups, kH, kW) of x's dtype, in any memory format.
         mask: bool, (oH, oW) for all images or (N, oH, oW) with one for each; True where an output is
-            computed, the same in all channels. Each mask keeps at least one.
+            computed, the same in all channels. Each mask keeps at least one; on CUDA, where to look would be
+            to wait for the GPU, one that keeps none gives zeros.
         bias: (K) or None.
         stride, padding, dilation: int or pair (vertical, horizontal), in pixels; padding is with zeros.
         groups: divides C and K; C for a depthwise convolution.
@@ -65,7 +67,7 @@ def perforated_conv2d(
         (N, K, oH, oW) in x's memory format, with oH = (H + 2·padding − dilation·(kH − 1) − 1) // stride + 1.
 
     Raises:
-        ValueError: a wrong shape or number, or a mask that keeps nothing.
+        ValueError: a wrong shape or number, or, on the CPU, a mask that keeps nothing.
         TypeError: something that is no tensor, no bool mask, or no int.
         NotImplementedError: a dtype or a device without a kernel.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -12,11 +13,13 @@ from torch import fx, nn
 from cnnkern.folding import UntraceableError, trace
 
 from .affine import limits
+from .conversion import form_of, has_int8_form
 from .observers import Observer
 from .operations import Kind, average_of, kind_of, max_pool_of, why_not_int8
 from .plan import Plan, Step, kept_layers, layer_names, make_plan
 from .prepared import Prepared
 from .quantizer import Quantizer
+from .simulated_cp import SimulatedCP
 from .simulation import (
     Simulated,
     SimulatedAdd,
@@ -43,8 +46,7 @@ def build(
     """The prepared model in eval mode, its observers empty; `prepare` says what the arguments are."""
     limits(dtype)  # refuses other types
     # a layer alone would be traced into
-    alone = type(model) in (nn.Conv2d, nn.Linear)
-    model = copy.deepcopy(nn.Sequential(model) if alone else model).eval()
+    model = copy.deepcopy(nn.Sequential(model) if has_int8_form(model) else model).eval()
 
     device = next((parameter.device for parameter in model.parameters()), None)
 
@@ -56,7 +58,7 @@ def build(
         kept = kept_layers(layer_names(traced), first, last, keep)
         plan = make_plan(traced, kept)
     except UntraceableError as error:
-        names = [name for name, module in model.named_modules() if type(module) in (nn.Conv2d, nn.Linear)]
+        names = [name for name, module in model.named_modules() if has_int8_form(module)]
         return _replace_layers(model, str(error), kept_layers(names, first, last, keep), make_quantizer)
     return _GraphBuilder(traced, plan, make_quantizer).build()
 
@@ -67,17 +69,22 @@ def _replace_layers(
     """Each layer with a grid for its input, and float32 between them."""
     quantizers, floats, memo = {}, {}, {}
     for name, layer in model.named_modules():
-        if type(layer) not in (nn.Conv2d, nn.Linear):
+        if not has_int8_form(layer):
             continue
         if why := kept.get(name) or why_not_int8(layer):
             floats[name] = why
             continue
         quantizers[name.replace(".", "_")] = quantizer = make_quantizer()
-        simulated = SimulatedLayer(layer, None, quantizer, None).eval()
+        simulated = _simulated_layer(layer, None, quantizer, None).eval()
         parts = OrderedDict(quantize=SimulatedQuantize(quantizer).eval(), layer=simulated)
         memo[id(layer)] = nn.Sequential(parts).eval()
     # wherever a module holds one of these layers, deepcopy takes what was "copied" already
     return Prepared(copy.deepcopy(model, memo), quantizers, floats, reason).eval()
+
+
+def _simulated_layer(layer: nn.Module, *args: Any, **options: Any) -> SimulatedLayer:
+    kind = SimulatedLayer if form_of(layer).inner is None else SimulatedCP
+    return kind(layer, *args, **options)
 
 
 class _GraphBuilder:
@@ -144,7 +151,7 @@ class _GraphBuilder:
         if step.kind is Kind.LAYER:
             norm = None if step.norm is None else self.modules[step.norm.target]
             layer = self.modules[step.node.target]
-            return SimulatedLayer(layer, norm, inputs[0], output, relu=relu, ceiling=step.ceiling)
+            return _simulated_layer(layer, norm, inputs[0], output, relu=relu, ceiling=step.ceiling)
         if step.kind is Kind.ADD:
             return SimulatedAdd(*inputs, output, relu)
         if step.kind is Kind.AVERAGE:

@@ -1,45 +1,70 @@
-"""The place where the front of the package says what an int8 layer is.
+"""The place where the front of the package says what has an int8 form, and what that is.
 
-Quantization knows nothing of kernels, and so not which layers compute with int8: the front of the package,
-which knows both sides, says it with `convert_with` when it is imported.
+Quantization knows nothing of kernels, and so neither which layers compute with int8 nor our own float layers:
+the front of the package, which knows both sides, says it with `convert_with` when it is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .affine import Affine
 
-Int8Layer = Callable[..., nn.Module]
-
-_layers: dict[type[nn.Module], Int8Layer] = {}
+CP_FACTORS = ("factor_c", "factor_h", "factor_w", "factor_k")
 
 
-def convert_with(layers: dict[type[nn.Module], Int8Layer]) -> None:
-    """Make int8 layers of `torch.nn.Conv2d` and `torch.nn.Linear` with `layers[type](layer, **numbers)`.
+class Int8Form(NamedTuple):
+    """How a type of float layers is computed with int8.
 
-    The numbers are x_scale, x_zero_point, x_dtype, out_scale (None for float32), out_zero_point, activation
-    (None or "relu") and weight_scale (K). The weight's integers are those nearest to weight / weight_scale.
+    Attributes:
+        make: the int8 layer of a float one, `make(layer, **numbers)`: x_scale, x_zero_point, x_dtype,
+            out_scale (None for float32), out_zero_point, activation (None or "relu"), and of a layer with a
+            weight weight_scale (K), to whose multiples the weight is rounded, of a CP layer inner_scale (R).
+        apply: what the layer computes with another weight and bias, `apply(layer, x, weight, bias)`, in
+            torch; a CP layer, what its last stage makes of the others' output with another factor.
+        inner: of a CP layer, its first three stages with other factors, `inner(layer, x, c, h, w)`, in torch.
     """
-    _layers.update(layers)
+
+    make: Callable[..., nn.Module]
+    apply: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+    inner: Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The names of the layer's parameters, the bias aside."""
+        return ("weight",) if self.inner is None else CP_FACTORS
+
+
+_forms: dict[type[nn.Module], Int8Form] = {}
+
+
+def convert_with(forms: dict[type[nn.Module], Int8Form]) -> None:
+    """Compute layers of these types, and no subclasses, with int8."""
+    _forms.update(forms)
+
+
+def has_int8_form(layer: nn.Module) -> bool:
+    """Whether layers of this type can be computed with int8."""
+    return type(layer) in _forms
+
+
+def form_of(layer: nn.Module) -> Int8Form:
+    """How a layer is."""
+    return _forms[type(layer)]
 
 
 def int8_layer(
-    layer: nn.Module, weight_scale: Tensor, input: Affine, output: Affine | None, relu: bool
+    layer: nn.Module, input: Affine, output: Affine | None, relu: bool, **scales: Tensor
 ) -> nn.Module:
     """The int8 layer of a float one."""
     numbers: dict[str, Any] = {"x_scale": input.scale, "x_zero_point": input.zero_point}
     if output is not None:
         numbers |= {"out_scale": output.scale, "out_zero_point": output.zero_point}
     with torch.no_grad():
-        return _layers[type(layer)](
-            layer,
-            **numbers,
-            x_dtype=input.dtype,
-            weight_scale=weight_scale,
-            activation="relu" if relu else None,
+        return form_of(layer).make(
+            layer, **numbers, **scales, x_dtype=input.dtype, activation="relu" if relu else None
         )

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from .conversion import form_of, has_int8_form
 from .integer import IntegerMaxPool
 
 # Activations differ from their zero point by at most 255 and weights are at most 128 in magnitude: longer
@@ -34,8 +35,6 @@ class Kind(Enum):
 
 
 MODULES = {
-    nn.Conv2d: Kind.LAYER,
-    nn.Linear: Kind.LAYER,
     nn.ReLU: Kind.RELU,
     nn.ReLU6: Kind.RELU,
     nn.MaxPool2d: Kind.MAX_POOL,
@@ -88,7 +87,8 @@ METHODS = {
 def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> Kind:
     """What a node does; OTHER also for what is known only with other arguments."""
     if node.op == "call_module":
-        kind = MODULES.get(type(modules[node.target]), Kind.OTHER)
+        module = modules[node.target]
+        kind = Kind.LAYER if has_int8_form(module) else MODULES.get(type(module), Kind.OTHER)
         if len(node.args) != 1 or node.kwargs:
             return Kind.OTHER
     elif node.op == "call_function":
@@ -112,13 +112,17 @@ def data_inputs(node: fx.Node, kind: Kind) -> list[fx.Node]:
 
 def why_not_int8(layer: nn.Module) -> str | None:
     """What keeps a convolution or a linear layer from being computed with int8, if anything does."""
-    weight = layer._parameters.get("weight")
-    if weight is None or any(hooks for name, hooks in vars(layer).items() if name in _HOOKS):
+    weights = [layer._parameters.get(name) for name in form_of(layer).weights]
+    hooked = any(hooks for name, hooks in vars(layer).items() if name in _HOOKS)
+    if hooked or any(weight is None for weight in weights):
         return "its weight is computed from others, or it has hooks"
-    if weight.dtype != torch.float32:
-        return f"its weight is {weight.dtype}"
-    if weight[0].numel() > LONGEST_SUM:
-        return f"a sum of {weight[0].numel()} products could leave int32, whose bound is {LONGEST_SUM}"
+    for weight in weights:
+        if weight.dtype != torch.float32:
+            return f"its weight is {weight.dtype}"
+        if weight[0].numel() == 0:
+            return "it has no columns"
+        if weight[0].numel() > LONGEST_SUM:
+            return f"a sum of {weight[0].numel()} products could leave int32, whose bound is {LONGEST_SUM}"
     return None
 
 

@@ -40,7 +40,8 @@ def quantize(
     float32 between them.
 
     Args:
-        model: its `torch.nn.Conv2d` and `torch.nn.Linear` become int8 layers. It is not changed.
+        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `CPConv2d` and `ColumnSparseConv2d` become int8
+            layers. It is not changed.
         calibration_batches: inputs of the model, each a tensor or a tuple of its arguments; a hundred images
             like those to come are enough.
         observer: makes what chooses the range of each activation.
@@ -73,15 +74,17 @@ def correct_biases(prepared: Prepared, batches: list[Batch]) -> None:
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def add(name: str, error: Tensor, layer: SimulatedLayer, inputs: tuple[Tensor, ...]) -> None:
-        y = layer.apply(inputs[0], error, None)
-        channels_first = y.movedim(-3 if isinstance(layer.layer, nn.Conv2d) else -1, 0).flatten(1)
+    def add(
+        name: str, error: Callable[[Tensor], Tensor], layer: SimulatedLayer, inputs: tuple[Tensor, ...]
+    ) -> None:
+        y = error(inputs[0])
+        channels_first = y.movedim(-1 if isinstance(layer.layer, nn.Linear) else -3, 0).flatten(1)
         sums[name] = sums.get(name, 0) + channels_first.double().sum(dim=1)
         counts[name] = counts.get(name, 0) + channels_first.shape[1]
 
     with ExitStack() as hooks:
         for name, layer in prepared.layers().items():
-            hook = partial(add, name, layer.weight_error())
+            hook = partial(add, name, layer.output_error())
             hooks.enter_context(layer.register_forward_pre_hook(hook))
         for batch in batches:
             run(prepared, batch)

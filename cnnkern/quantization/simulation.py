@@ -8,6 +8,7 @@ integers of the int8 model, dequantized.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from cnnkern.folding import fold
 
 from .affine import dequantize_weight, per_channel, quantize_weight, weight_scales
-from .conversion import int8_layer
+from .conversion import form_of, int8_layer
 from .integer import Dequantize, IntegerAdd, IntegerAveragePool, IntegerMaxPool, IntegerRelu, Quantize
 from .quantizer import Mode, Quantizer
 
@@ -159,14 +160,14 @@ class SimulatedMaxPool(Simulated):
 
 
 class SimulatedLayer(Simulated):
-    """A convolution or linear layer with the batch norm and the ReLU that follow it.
+    """A convolution or linear layer, dense or column-sparse, with the batch norm and the ReLU that follow it.
 
     Weights are put on their grid with the batch norm's running statistics folded in. In training that norm
     still uses the statistics of the batch, until `frozen`: since the grid is symmetric and per channel, it is
     the same to round a weight and then multiply its channel by the norm's factor as the other way round.
 
     Attributes:
-        layer: the `torch.nn.Conv2d` or `torch.nn.Linear`, with the parameters that are trained.
+        layer: the float layer, with the parameters that are trained.
         norm: the batch norm after it, or None.
         relu, ceiling: whether a ReLU follows, and its 6 if it is a ReLU6; the grid of the output ends there
             at the latest.
@@ -190,19 +191,28 @@ class SimulatedLayer(Simulated):
         self.relu = relu
         self.ceiling = ceiling
         self.frozen = norm is None
-        self.register_buffer("correction", layer.weight.new_zeros(layer.weight.shape[0]))
+        self.register_buffer("correction", self.weight.new_zeros(self.weight.shape[0]))
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight, or of factors the one (K, ...) whose rows are those of the output."""
+        return self.layer.weight
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The weight (K, ...) and bias (K) with the batch norm in them, without the correction."""
         if self.norm is None:
-            return self.layer.weight, self.layer.bias
-        return fold(self.layer.weight, self.layer.bias, self.norm)
+            return self.weight, self.layer.bias
+        return fold(self.weight, self.layer.bias, self.norm)
+
+    def corrected(self, bias: Tensor | None) -> Tensor:
+        """The bias with the correction in it."""
+        return self.correction if bias is None else bias + self.correction
 
     def compute(self, x: Tensor) -> Tensor:
         if self.mode is Mode.SIMULATE:
             y = self._compute_on_grid(x)
         else:
-            y = self.apply(x, self.layer.weight, self.layer.bias)
+            y = self.apply(x, self.weight, self.layer.bias)
             y = y if self.norm is None else self.norm(y)
         if not self.relu:
             return y
@@ -211,9 +221,8 @@ class SimulatedLayer(Simulated):
     def _compute_on_grid(self, x: Tensor) -> Tensor:
         if self.frozen:
             weight, bias = self.folded()
-            bias = self.correction if bias is None else bias + self.correction
-            return self.apply(x, _on_grid(weight), bias)
-        return self.norm(self.apply(x, _on_grid(self.layer.weight), self.layer.bias))
+            return self.apply(x, self.weight_on_grid(weight), self.corrected(bias))
+        return self.norm(self.apply(x, self.weight_on_grid(self.weight), self.layer.bias))
 
     @torch.no_grad()
     def compute_exactly(self, x: Tensor) -> Tensor:
@@ -237,36 +246,40 @@ class SimulatedLayer(Simulated):
         return self.apply(steps.to(kind), weight.to(kind), None).float()
 
     def _over_channels(self, values: Tensor) -> Tensor:
-        return values.view(-1, 1, 1) if isinstance(self.layer, nn.Conv2d) else values
+        return values if isinstance(self.layer, nn.Linear) else values.view(-1, 1, 1)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with another weight and bias."""
-        if isinstance(self.layer, nn.Conv2d):
-            return self.layer._conv_forward(x, weight, bias)
-        return F.linear(x, weight, bias)
+        return form_of(self.layer).apply(self.layer, x, weight, bias)
+
+    def weight_on_grid(self, weight: Tensor) -> Tensor:
+        """A weight rounded to its grid, with the gradient of the rounding taken as 1."""
+        return on_grid(weight)
 
     @torch.no_grad()
     def quantized(self) -> tuple[Tensor, Tensor, Tensor]:
         """The int8 layer's weight (K, ...) int8, its scales (K) and the bias (K), both float32."""
         weight, bias = self.folded()
-        return *quantize_weight(weight), self.correction if bias is None else bias + self.correction
+        return *quantize_weight(weight), self.corrected(bias)
 
     @torch.no_grad()
-    def weight_error(self) -> Tensor:
-        """What quantization adds to the weight (K, ...)."""
+    def output_error(self) -> Callable[[Tensor], Tensor]:
+        """A function of the input: what the rounding of the weights adds to the output."""
         q_weight, scales, _ = self.quantized()
-        return dequantize_weight(q_weight, scales) - self.folded()[0]
+        error = dequantize_weight(q_weight, scales) - self.folded()[0]
+        return lambda x: self.apply(x, error, None)
 
     def convert(self) -> nn.Module:
         layer = copy.deepcopy(self.layer)
         weight, bias = self.folded()
-        bias = self.correction.clone() if bias is None else bias + self.correction
-        layer.weight, layer.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach())
+        layer.weight = nn.Parameter(weight.detach().clone())
+        layer.bias = nn.Parameter(self.corrected(bias).detach().clone())
         output = None if self.output is None else self.output.grid()
-        return int8_layer(layer, weight_scales(weight), self.inputs[0].grid(), output, self.relu)
+        scales = weight_scales(weight)
+        return int8_layer(layer, self.inputs[0].grid(), output, self.relu, weight_scale=scales)
 
 
-def _on_grid(weight: Tensor) -> Tensor:
+def on_grid(weight: Tensor) -> Tensor:
     """`weight` rounded to its grid, with the gradient of the rounding taken as 1."""
     with torch.no_grad():
         scales = per_channel(weight_scales(weight), weight)

@@ -16,6 +16,7 @@ from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
 from cnnkern.reference.im2col import im2col
 from cnnkern.reference.int8 import (
+    int8_column_sparse_conv2d,
     int8_conv2d,
     int8_epilogue,
     int8_gemm,
@@ -24,6 +25,7 @@ from cnnkern.reference.int8 import (
     int8_quantize_weight,
     int8_sums,
 )
+from cnnkern.reference.int8_cp import int8_cp_conv2d, int8_cp_conv2d_bound
 from cnnkern.reference.perforated_conv2d import nearest_kept, perforated_conv2d
 
 __all__ = [
@@ -36,7 +38,10 @@ __all__ = [
     "cp_conv2d",
     "error_bound",
     "im2col",
+    "int8_column_sparse_conv2d",
     "int8_conv2d",
+    "int8_cp_conv2d",
+    "int8_cp_conv2d_bound",
     "int8_epilogue",
     "int8_gemm",
     "int8_linear",

@@ -79,7 +79,13 @@ def _is_real(argument: Any) -> bool:
 
 # Numbers that are rounded on the way of a product into the output where operands are short and sums are
 # float32: the factors, what is stored between the stages, the output.
-_ROUNDED: dict[Callable[..., Tensor], int] = {conv2d: 2 + 1, cp_conv2d: 5 + 3 + 1}
+_ROUNDED: dict[Callable[..., Tensor], int] = {
+    column_sparse_conv2d: 2 + 1,
+    conv2d: 2 + 1,
+    cp_conv2d: 5 + 3 + 1,
+    # and, of a gradient, the sum over the outputs that show a kept one
+    perforated_conv2d: 2 + 1 + 1,
+}
 
 
 def assert_within_mixed_bound(
@@ -110,7 +116,8 @@ def assert_mixed_gradients_within_bound(
 ) -> None:
     """`assert_gradients_within_bound` for operands of `operand_eps` and float32 sums.
 
-    A gradient of `conv2d` is a product of two factors, rounded as one of the operation itself is.
+    A gradient of a convolution of one stage is a product of two factors, rounded as one of the operation
+    itself is.
     """
     depth = _gradient_depth(operation, grad, arguments)
     relative = depth * torch.finfo(torch.float32).eps + _ROUNDED[operation] * operand_eps

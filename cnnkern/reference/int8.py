@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnkern.reference.column_sparse_conv2d import with_zeros
 from cnnkern.reference.im2col import IntPair
 
 
@@ -113,6 +114,43 @@ def int8_conv2d(
         out_scale=out_scale,
         out_zero_point=out_zero_point,
         dtype=x.dtype,
+        activation=activation,
+    )
+
+
+def int8_column_sparse_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x_scale: float,
+    x_zero_point: int,
+    weight_scale: Tensor,
+    out_scale: float | None = None,
+    out_zero_point: int = 0,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Tensor:
+    """`int8_conv2d` with the weight that has zeros in place of the columns that are gone."""
+    dense = with_zeros(weight, columns, in_channels=x.shape[1], kernel_size=kernel_size, groups=groups)
+    return int8_conv2d(
+        x,
+        dense,
+        bias,
+        x_scale=x_scale,
+        x_zero_point=x_zero_point,
+        weight_scale=weight_scale,
+        out_scale=out_scale,
+        out_zero_point=out_zero_point,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
         activation=activation,
     )
 

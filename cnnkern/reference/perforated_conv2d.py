@@ -19,6 +19,7 @@ def nearest_kept(mask: Tensor) -> Tensor:
     leftmost. The positions around are tried in just that order.
     """
     height, width = mask.shape[-2:]
+    device, mask = mask.device, mask.cpu()  # much is asked of few numbers
     down = torch.arange(-height + 1, height)[:, None]
     right = torch.arange(-width + 1, width)[None, :]
     order = (down**2 + right**2).flatten().argsort(stable=True)
@@ -37,7 +38,7 @@ def nearest_kept(mask: Tensor) -> Tensor:
         found[..., rows, columns] = torch.where(
             new, index[rows_there, columns_there], found[..., rows, columns]
         )
-    return found
+    return found.to(device)
 
 
 def perforated_conv2d(

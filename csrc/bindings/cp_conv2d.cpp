@@ -3,36 +3,17 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "bindings/tensors.h"
+#include "bindings/cp_factors.h"
 
 namespace cnnkern {
 namespace {
 
 using Ints = std::vector<int64_t>;
 
-struct FactorSize {
-  int64_t out_channels, rank, group_channels, kernel_height, kernel_width;
-};
-
-double multiply_adds(const Conv2dShape& s, int64_t rank) {
-  const auto in_pixels = static_cast<double>(s.batch * s.in_height * s.in_width);
-  const auto out_pixels = static_cast<double>(s.batch * s.out_height * s.out_width);
-  return static_cast<double>(rank) *
-         (in_pixels * static_cast<double>(s.in_channels / s.groups) +
-          out_pixels * static_cast<double>(s.out_channels / s.groups + s.kernel_height + s.kernel_width));
-}
-
 int64_t packed_size(const FactorSize& f, int64_t groups) {
   return groups * PackedFactors(f.rank / groups, f.group_channels, f.out_channels / groups, f.kernel_height,
                                 f.kernel_width)
                       .size;
-}
-
-void check_rank(const FactorSize& f, int64_t groups) {
-  check(f.rank > 0 && groups > 0 && f.rank % groups == 0, "factor_c: expected a positive rank that ", groups,
-        " groups divide, got ", f.rank);
-  check(f.out_channels > 0 && f.out_channels % groups == 0, "groups: expected a divisor of ", f.out_channels,
-        " output channels, got ", groups);
 }
 
 Tensor run(const Image& x, const Tensor& packed, const std::optional<Tensor>& bias, const FactorSize& f,
@@ -44,7 +25,7 @@ Tensor run(const Image& x, const Tensor& packed, const std::optional<Tensor>& bi
                          shape.channels_last, x.tensor.scalar_type());
   if (shape.batch == 0) return y;
   const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, x.tensor);
-  const int64_t threads = threads_for(multiply_adds(shape, f.rank));
+  const int64_t threads = threads_for(cp_multiply_adds(shape, f.rank));
   with_float_type(x.tensor, [&]<class T>(T) {
     const Tensor scratch = empty_vector(cp_conv2d_scratch<T>(shape, f.rank, threads), kScalarType<T>);
     cp_conv2d<T>({shape, f.rank, const_data<T>(x.tensor), const_data<T>(packed), const_data<T>(bias_values),
@@ -139,7 +120,7 @@ Gradients cp_conv2d_backward_cpu(const Tensor& grad, const Tensor& x, const Tens
   using torch::stable::contiguous;
   const Tensor dense_c = contiguous(factor_c), dense_h = contiguous(factor_h), dense_w = contiguous(factor_w),
                dense_k = contiguous(factor_k);
-  const int64_t threads = threads_for(3 * multiply_adds(shape, f.rank));
+  const int64_t threads = threads_for(3 * cp_multiply_adds(shape, f.rank));
   with_float_type(x, [&]<class T>(T) {
     const Tensor scratch = empty_vector(cp_conv2d_backward_scratch<T>(shape, f.rank, threads), dtype);
     const auto to = [&](int i, const Tensor& tensor) { return output_mask[i] ? data<T>(tensor) : nullptr; };

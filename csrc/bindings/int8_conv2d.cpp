@@ -10,15 +10,18 @@ namespace {
 using Ints = std::vector<int64_t>;
 
 Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const Conv2dShape& shape,
-                           Int8Output output, const Tensor& packed, const Tensor& y, Tensor& scratch) {
+                           const KeptColumns* kept, Int8Output output, const Tensor& packed, const Tensor& y,
+                           Tensor& scratch) {
   Int8Conv2dParams p{};
   p.shape = shape;
+  p.kept = kept;
   p.x_signed = x.scalar_type() == ScalarType::Char;
+  const int64_t products =
+      kept ? kept->count : shape.in_channels / shape.groups * shape.kernel_height * shape.kernel_width;
   p.threads = threads_for(static_cast<double>(shape.batch * shape.out_height * shape.out_width) *
-                          static_cast<double>(shape.out_channels * (shape.in_channels / shape.groups) *
-                                              shape.kernel_height * shape.kernel_width));
-  scratch =
-      empty_vector(int8_conv2d_scratch(kernels, shape, p.x_signed, output, p.threads), ScalarType::Byte);
+                          static_cast<double>(shape.out_channels * products));
+  scratch = empty_vector(int8_conv2d_scratch(kernels, shape, kept, p.x_signed, output, p.threads),
+                         ScalarType::Byte);
   p.x = const_data<uint8_t>(x);
   p.packed = const_data<int8_t>(packed);
   p.y = y.mutable_data_ptr();
@@ -29,9 +32,13 @@ Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const
 
 }  // namespace
 
-int64_t int8_packed_size(const Conv2dShape& s) {
-  return int8_packing(s.out_channels, s.in_channels / s.groups, s.kernel_height, s.kernel_width, s.groups)
-      .size;
+Tensor as_scales(const char* name, const Tensor& scales, int64_t length) {
+  check(scales.dim() == 1 && scales.scalar_type() == ScalarType::Float && scales.is_cpu(), name,
+        ": expected float32 of 1 dimension on the CPU");
+  check_size(name, scales, 0, length);
+  const Tensor dense = torch::stable::contiguous(scales);
+  for (int64_t k = 0; k < length; ++k) check_scale(name, const_data<float>(dense)[k]);
+  return dense;
 }
 
 Tensor pack_int8_weight(const Tensor& weight, int64_t groups) {
@@ -40,24 +47,24 @@ Tensor pack_int8_weight(const Tensor& weight, int64_t groups) {
   check(k > 0 && c > 0 && kh > 0 && kw > 0, "weight: expected at least 1 along every axis");
   check(groups > 0 && k % groups == 0, "groups: expected a divisor of ", k, " output channels, got ", groups);
   check_sum("weight", c * kh * kw);
-  const int64_t size = int8_packing(k, c, kh, kw, groups).size;
+  const Int8Weight shape = Int8Weight::dense(k, c, kh, kw, groups);
+  const int64_t size = int8_packing(shape).size;
   Tensor packed = empty_vector(size, ScalarType::Char);
   const int64_t stride[] = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
-  int8_conv2d_pack(const_data<int8_t>(weight), stride, k, c, kh, kw, groups, data<int8_t>(packed),
+  int8_conv2d_pack(const_data<int8_t>(weight), stride, shape, data<int8_t>(packed),
                    threads_for(static_cast<double>(size)));
   return packed;
 }
 
-void run_int8(const Tensor& x, const Conv2dShape& shape, const Tensor& packed,
+void run_int8(const Tensor& x, const Conv2dShape& shape, const KeptColumns* kept, const Tensor& packed,
               const std::optional<Tensor>& bias, const Int8Quantization& q, bool relu, const Tensor& y) {
   check_quantization(x, q, shape.out_channels);
+  const Tensor scales = as_scales("weight_scale", q.weight_scale, shape.out_channels);
   const std::optional<Tensor> bias_values = as_bias(bias, shape.out_channels, q.weight_scale);
   if (y.numel() == 0) return;
-  const Tensor scales = torch::stable::contiguous(q.weight_scale);
-  for (int64_t k = 0; k < shape.out_channels; ++k) check_scale("weight_scale", const_data<float>(scales)[k]);
   const Int8Primitives& kernels = int8_primitives();
   Tensor scratch;
-  Int8Conv2dParams p = params_of(kernels, x, shape, int8_output(x, q.out_scale), packed, y, scratch);
+  Int8Conv2dParams p = params_of(kernels, x, shape, kept, int8_output(x, q.out_scale), packed, y, scratch);
   p.weight_scale = const_data<float>(scales);
   p.bias = const_data<float>(bias_values);
   p.x_scale = q.x_scale;
@@ -73,17 +80,12 @@ void run_int8_sums(const Tensor& x, const Conv2dShape& shape, const Tensor& pack
   if (y.numel() == 0) return;
   const Int8Primitives& kernels = int8_primitives();
   Tensor scratch;
-  Int8Conv2dParams p = params_of(kernels, x, shape, Int8Output::s32, packed, y, scratch);
+  Int8Conv2dParams p = params_of(kernels, x, shape, nullptr, Int8Output::s32, packed, y, scratch);
   p.x_zero_point = static_cast<int32_t>(x_zero_point);
   int8_conv2d(kernels, p);
 }
 
 namespace {
-
-Tensor output(const Conv2dShape& shape, const Image& x, const Int8Quantization& q) {
-  return empty_image(shape.batch, shape.out_channels, shape.out_height, shape.out_width, shape.channels_last,
-                     int8_output_type(x.tensor, q.out_scale));
-}
 
 Tensor int8_conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                        const Tensor& weight_scale, double x_scale, int64_t x_zero_point,
@@ -96,8 +98,8 @@ Tensor int8_conv2d_cpu(const Tensor& x, const Tensor& weight, const std::optiona
                                          geometry_of(stride, padding, dilation, groups));
   check_size("weight", weight, 1, shape.in_channels / groups);
   const Int8Quantization q{weight_scale, x_scale, x_zero_point, out_scale, out_zero_point};
-  const Tensor y = output(shape, image, q);
-  run_int8(image.tensor, shape, pack_int8_weight(weight, groups), bias, q, relu, y);
+  const Tensor y = empty_int8_output(shape, image.tensor, q);
+  run_int8(image.tensor, shape, nullptr, pack_int8_weight(weight, groups), bias, q, relu, y);
   return y;
 }
 
@@ -110,10 +112,10 @@ Tensor int8_conv2d_packed_cpu(const Tensor& x, const Tensor& packed, const std::
   check_int8_weight("packed", packed, 1);
   const Conv2dShape shape = packed_conv2d_shape(image, geometry);
   check_sum("geometry", shape.in_channels / shape.groups * shape.kernel_height * shape.kernel_width);
-  check_packed(packed, int8_packed_size(shape));
+  check_packed(packed, int8_packing(Int8Weight::of(shape, nullptr)).size);
   const Int8Quantization q{weight_scale, x_scale, x_zero_point, out_scale, out_zero_point};
-  const Tensor y = output(shape, image, q);
-  run_int8(image.tensor, shape, packed, bias, q, relu, y);
+  const Tensor y = empty_int8_output(shape, image.tensor, q);
+  run_int8(image.tensor, shape, nullptr, packed, bias, q, relu, y);
   return y;
 }
 

@@ -12,9 +12,10 @@ Tensor pack_matrix(const char* name, const Tensor& b, int64_t k, int64_t n, int6
   check_int8_weight(name, b, 2);
   check(k > 0 && n > 0, name, ": expected at least 1 along every axis");
   check_sum(name, k);
-  Tensor packed = empty_vector(int8_packing(n, k, 1, 1, 1).size, ScalarType::Char);
+  const Int8Weight weight = Int8Weight::matrices(n, k, 1);
+  Tensor packed = empty_vector(int8_packing(weight).size, ScalarType::Char);
   const int64_t stride[] = {b_n, b_k, 0, 0};
-  int8_conv2d_pack(const_data<int8_t>(b), stride, n, k, 1, 1, 1, data<int8_t>(packed),
+  int8_conv2d_pack(const_data<int8_t>(b), stride, weight, data<int8_t>(packed),
                    threads_for(static_cast<double>(k * n)));
   return packed;
 }
@@ -29,7 +30,7 @@ Tensor int8_gemm_packed(const Tensor& a, const Tensor& packed, int64_t n, int64_
   check_activations("a", a, a_zero_point);
   check_int8_weight("packed", packed, 1);
   const Conv2dShape shape = shape_of_rows(a.size(0), a.size(1), n);
-  check_packed(packed, int8_packed_size(shape));
+  check_packed(packed, int8_packing(Int8Weight::of(shape, nullptr)).size);
   const Tensor y = empty_tensor({a.size(0), n}, {n, 1}, ScalarType::Int);
   run_int8_sums(torch::stable::contiguous(a), shape, packed, a_zero_point, y);
   return y;
@@ -46,9 +47,9 @@ Tensor linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>
               const Int8Quantization& q, bool relu) {
   check_activations("x", x, q.x_zero_point);
   const auto [shape, sizes, strides] = int8_rows(x, q.weight_scale.dim() == 1 ? q.weight_scale.size(0) : 0);
-  check_packed(packed, int8_packed_size(shape));
+  check_packed(packed, int8_packing(Int8Weight::of(shape, nullptr)).size);
   const Tensor y = empty_tensor(sizes, strides, int8_output_type(x, q.out_scale));
-  run_int8(torch::stable::contiguous(x), shape, packed, bias, q, relu, y);
+  run_int8(torch::stable::contiguous(x), shape, nullptr, packed, bias, q, relu, y);
   return y;
 }
 

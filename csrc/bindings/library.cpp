@@ -57,6 +57,26 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "int8_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor weight_scale, "
       "float x_scale, int x_zero_point, float? out_scale, int out_zero_point, bool relu) -> Tensor");
   m.def(
+      "int8_column_sparse_conv2d(Tensor x, Tensor weight, Tensor columns, Tensor? bias, Tensor weight_scale, "
+      "float x_scale, int x_zero_point, float? out_scale, int out_zero_point, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, int groups, bool relu) -> Tensor");
+  m.def("int8_column_sparse_conv2d_pack(Tensor weight, int groups) -> Tensor");
+  m.def(
+      "int8_column_sparse_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor columns, "
+      "Tensor weight_scale, float x_scale, int x_zero_point, float? out_scale, int out_zero_point, bool relu) "
+      "-> Tensor");
+  m.def(
+      "int8_cp_conv2d(Tensor x, Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, Tensor? bias, "
+      "Tensor factor_c_scale, Tensor factor_k_scale, float x_scale, int x_zero_point, float? out_scale, "
+      "int out_zero_point, int[2] stride, int[2] padding, int[2] dilation, int groups, bool relu) -> Tensor");
+  m.def(
+      "int8_cp_conv2d_pack(Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, int groups) "
+      "-> Tensor");
+  m.def(
+      "int8_cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry, Tensor factor_c_scale, "
+      "Tensor factor_k_scale, float x_scale, int x_zero_point, float? out_scale, int out_zero_point, bool relu) "
+      "-> Tensor");
+  m.def(
       "perforated_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? bias, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, bool nearest) -> Tensor");
   m.def(

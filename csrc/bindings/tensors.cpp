@@ -90,6 +90,8 @@ int32_t dtype_code(ScalarType dtype) {
       return aoti_torch_dtype_int8();
     case ScalarType::Int:
       return aoti_torch_dtype_int32();
+    case ScalarType::Long:
+      return aoti_torch_dtype_int64();
     case ScalarType::Double:
       return aoti_torch_dtype_float64();
     case ScalarType::Half:
@@ -130,21 +132,21 @@ Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_las
 
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     const Tensor& like) {
-  return empty_tensor(sizes, strides, like, like.scalar_type());
+  return empty_tensor(sizes, strides, like.scalar_type(), like);
 }
 
-Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                    const Tensor& like, ScalarType dtype) {
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
+                    const Tensor& like) {
   return allocate(sizes, strides, dtype, device_type(like), like.get_device_index());
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like) {
-  return empty_image(n, c, h, w, channels_last, like, like.scalar_type());
+  return empty_image(n, c, h, w, channels_last, like.scalar_type(), like);
 }
 
-Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like,
-                   ScalarType dtype) {
-  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), like, dtype);
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype,
+                   const Tensor& like) {
+  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), dtype, like);
 }
 
 Tensor empty_scratch(int64_t size, const Tensor& like) {

@@ -72,14 +72,14 @@ Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);
 Tensor empty_vector(int64_t size, ScalarType dtype);
 
-// Uninitialized, with the device of `like`, and its dtype unless another is given; a scratch is float32.
+// Uninitialized, with the device and, unless another is named, the dtype of `like`; a scratch is float32.
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                     const Tensor& like);
-Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                    const Tensor& like, ScalarType dtype);
+Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
+                    const Tensor& like);
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like);
-Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like,
-                   ScalarType dtype);
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype,
+                   const Tensor& like);
 Tensor empty_scratch(int64_t size, const Tensor& like);
 
 // A bias of K values, made contiguous, or nothing.

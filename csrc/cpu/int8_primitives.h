@@ -13,6 +13,7 @@
 namespace cnnkern {
 
 constexpr int64_t kQuad = 4;
+constexpr int64_t kByteBlock = 16;  // rows and columns of a block of bytes that is transposed at once
 
 // What becomes of a sum of products. With `sum` the products of weights and of activations as they were read:
 //   s32     sum - correction
@@ -47,6 +48,7 @@ struct Int8Gemm {
   int64_t c_pixel;
   int64_t c_line;
   int64_t c_plane;
+  int64_t c_panel;  // kPanel where the columns of C are adjacent
   int64_t columns;
   Int8Epilogue epilogue;
 };
@@ -75,6 +77,13 @@ struct Int8Primitives {
   // to[column * to_stride + row] = from[row * from_stride + column]
   void (*transpose)(const uint8_t* from, int64_t from_stride, int64_t rows, int64_t columns, uint8_t* to,
                     int64_t to_stride);
+  // to[column * to_stride + r] = from[row[r] + column], whole blocks of 16 rows and 16 columns.
+  void (*transpose_rows)(const uint8_t* from, const int64_t* row, int64_t rows, int64_t columns, uint8_t* to,
+                         int64_t to_stride);
+  // Activations as the GEMM reads them, of real numbers whose unit is one step: rounded to nearest, ties to
+  // even, into [-127, 127]. kPanel lanes of `pixels` adjacent pixels, to pixels `to_pixel` bytes apart, and
+  // where `magnitudes` their magnitudes `magnitude` bytes behind.
+  void (*quantize)(const float* from, int64_t pixels, uint8_t* to, int64_t to_pixel, int64_t magnitude);
 };
 
 }  // namespace cnnkern

@@ -13,11 +13,11 @@
 namespace cnnkern {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avxvnni", "avx512"};
 
 const Primitives<float>* table_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::avx2) return &avx2::kPrimitives;
+  if (isa == Isa::avx2 || isa == Isa::avxvnni) return &avx2::kPrimitives;
   if (isa == Isa::avx512) return &avx512::kPrimitives;
 #endif
   return isa == Isa::scalar ? &scalar::kPrimitives : nullptr;
@@ -54,6 +54,12 @@ bool isa_available(Isa isa) {
       return true;
     case Isa::avx2:
       return cpu.avx2 && cpu.fma;
+    case Isa::avxvnni:
+#if defined(CNNKERN_SIMDE)
+      return cpu.avx2 && cpu.fma;
+#else
+      return cpu.avx2 && cpu.fma && cpu.avx_vnni;
+#endif
     case Isa::avx512:
 #if defined(CNNKERN_SIMDE)
       return true;
@@ -95,6 +101,7 @@ const Int8Primitives& int8_primitives() {
 #endif
   const Isa isa = current_isa();
   if (isa == Isa::avx512 && vnni) return avx512vnni::kInt8Primitives;
+  if (isa == Isa::avxvnni) return avxvnni::kInt8Primitives;
   if (isa != Isa::scalar) return avx2::kInt8Primitives;
 #endif
   return scalar::kInt8Primitives;

@@ -7,8 +7,8 @@
 
 namespace cnnkern {
 
-enum class Isa : int32_t { scalar, avx2, avx512 };
-constexpr int32_t kIsaCount = 3;
+enum class Isa : int32_t { scalar, avx2, avxvnni, avx512 };  // for float32 avxvnni is avx2
+constexpr int32_t kIsaCount = 4;
 
 const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);

@@ -7,62 +7,29 @@ done with times, and not how fast this machine is.
 import copy
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import cnnkern
-from cnnkern.compression import candidates, compressor, planning
-from cnnkern.compression.cost import flops
+from cnnkern.compression import compressor
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.methods import METHODS
 from cnnkern.compression.report import CHOSEN
-from cnnkern.compression.running import call, leaves
-from cnnkern.compression.timing import Timing
+from tests.compression.clocks import arithmetic, script
 from tests.compression.nets import Branches, chain
 
 X = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 QUICK = ("column_sparse", "perforated", "spatial_svd", "tucker2")
 
 
-def arithmetic(model: nn.Module, example: Any) -> float:
-    """Seconds at a GFLOP/s, and a microsecond for each layer."""
-    total = 0.0
-
-    def count(module: nn.Module, args: tuple, output: Any) -> None:
-        nonlocal total
-        total += 1e-6 + flops(module, args, output) / 1e9
-
-    hooks = [module.register_forward_hook(count) for module in leaves(model).values()]
-    with torch.no_grad():
-        call(model, example)
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks that show what the arithmetic costs."""
-
-    def of_layers(turns: Sequence[Any], *, seconds: float) -> tuple[list[Timing], None]:
-        modules = [(turn.run.__defaults__[0], turn.run.__closure__[0].cell_contents) for turn in turns]
-        return [Timing(arithmetic(module, x), 0.0, 1) for module, x in modules], None
-
-    def of_model(model: nn.Module, x: Any, *, seconds: float) -> SimpleNamespace:
-        inspection = compressor.inspect_model(model, x)
-        layers = [SimpleNamespace(name=p.name, seconds=arithmetic(p.conv, p.x)) for p in inspection.places]
-        return SimpleNamespace(layers=layers, seconds=arithmetic(model, x))
-
-    monkeypatch.setattr(candidates, "interleave", of_layers)
-    monkeypatch.setattr(compressor, "profile", of_model)
-    monkeypatch.setattr(compressor, "interleave", lambda *_, seconds: ([Timing(1.0, 0.0, 1)] * 2, None))
-    monkeypatch.setattr(planning, "timed_together", lambda models, x, _: [arithmetic(m, x) for m in models])
+    script(monkeypatch.setattr)
 
 
 def compress(model: nn.Module, x: Any = X, **options: Any) -> cnnkern.compression.Compressed:
@@ -199,6 +166,74 @@ def test_finished_fits_are_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(made) <= 1
     assert [layer.chosen for layer in second.layers] == [layer.chosen for layer in first.layers]
     assert second.after.loss == pytest.approx(first.after.loss)
+
+
+class Awkward(nn.Module):
+    """What models do besides: a layer with two names, one that is frozen, a functional convolution, arguments
+    by name that are no tensors, a nest of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.body = nn.ModuleDict({"same": self.stem, "next": nn.Conv2d(32, 48, 5, padding=2)})
+        self.frozen = nn.Conv2d(48, 48, 3, padding=1).requires_grad_(False)
+        self.free = nn.Parameter(torch.randn(8, 48, 1, 1))
+
+    def forward(self, x: Tensor, *, power: int, names: list[str]) -> dict[str, Any]:
+        x = self.body["next"](self.body["same"](x).relu()).relu()
+        y = torch.nn.functional.conv2d(self.frozen(x), self.free) ** power
+        return {name: (y.mean(dim=(2, 3)), None) for name in names}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_models_that_do_more_than_call_layers_are_compressed_where_they_can_be(tmp_path: Path):
+    model = Awkward().eval()
+    example = {"x": X, "power": 2, "names": ["a"]}
+    faster, report = compress(model, example, target_speedup=1.5, methods=("column_sparse", "int8"))
+    assert report.changed
+    assert report.left_alone.keys() == {"frozen", "torch.nn.functional"}
+    assert faster.stem is faster.body["same"]
+    assert [layer.name for layer in report.layers] == ["stem", "body.next"]
+    assert type(faster.frozen) is nn.Conv2d
+    cnnkern.save(faster, tmp_path / "model")
+    again = cnnkern.load(tmp_path / "model", Awkward().eval())
+    assert again.stem is again.body["same"]
+    with torch.no_grad():
+        assert torch.equal(again(**example)["a"][0], faster(**example)["a"][0])
+
+
+@pytest.mark.usefixtures("scripted")
+def test_int8_layers_are_chosen_calibrated_and_trained(tmp_path: Path):
+    model = chain()
+    faster, report = compress(model, target_speedup=2.0, methods=("int8",))
+    assert report.speedup >= 2
+    chosen = [layer for layer in report.layers if layer.chosen == "int8, weights and inputs"]
+    assert chosen
+    for layer in chosen:
+        assert layer.error < 0.02
+        assert type(faster.get_submodule(layer.name)) is cnnkern.Int8Conv2d
+    assert report.after.loss < 1e-3
+    assert report.after.parameters == report.before.parameters
+    assert report.after.bytes < report.before.bytes
+    teach = cnnkern.compression.Distill(
+        [(X, None)], steps=3, learning_rate=1e-3, loss=lambda y, wanted, _: (y - wanted).square().sum()
+    )
+    trained, report = compress(model, target_speedup=2.0, methods=("int8",), finetune=teach)
+    assert "Fine-tuning changed the loss" in report.notes[-1]
+    cnnkern.save(trained, tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(cnnkern.load(tmp_path / "model", chain())(X), trained(X))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_was_predicted_stands_beside_what_was_measured(tmp_path: Path):
+    _, report = compress(chain(), target_speedup=2.0, methods=("column_sparse",))
+    assert report.before.predicted_seconds is None
+    assert report.after.predicted_seconds == pytest.approx(report.after.seconds, rel=0.15)
+    assert report.after.prediction in str(report)
+    report.save_html(tmp_path / "report.html")
+    assert report.after.prediction in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("method", METHODS)

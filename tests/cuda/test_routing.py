@@ -9,6 +9,7 @@ from torch._subclasses import FakeTensorMode
 
 from cnnkern import _C, ops
 from cnnkern.ops import arguments
+from cnnkern.ops.column_sparse_conv2d import packed_length as column_sparse_conv2d_length
 from cnnkern.ops.conv2d import packed_length as conv2d_length
 from cnnkern.ops.cp_conv2d import packed_length as cp_conv2d_length
 from cnnkern.ops.int8_arguments import packed_length as int8_length
@@ -16,7 +17,11 @@ from tests.cuda.platforms import Platform
 from tests.ops.cases import Case
 
 CASE = Case((2, 6, 9, 8), 10, (3, 2), groups=2, rank=14)
-WITH_KERNELS = ("conv2d", "conv2d_backward", "conv2d_pack", "conv2d_packed", "cp_conv2d", "cp_conv2d_pack")
+WITH_KERNELS = (
+    *(f"{name}{form}" for name in ("conv2d", "column_sparse_conv2d") for form in ("", "_backward", "_pack")),
+    *("conv2d_packed", "column_sparse_conv2d_packed", "cp_conv2d", "cp_conv2d_pack"),
+    *(f"perforated_conv2d{form}" for form in ("", "_backward", "_packed")),
+)
 INTEGERS = [f"int8_{name}" for name in ("conv2d", "conv2d_pack", "conv2d_packed")]
 INTEGERS += [f"int8_{name}" for name in ("gemm", "gemm_pack", "gemm_packed", "linear", "linear_packed")]
 built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has no CUDA kernels")
@@ -31,18 +36,28 @@ def test_kernels_are_registered(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", key) == differentiable
 
 
+def fake(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(size, dtype=dtype, device="cuda")
+
+
 def fakes(dtype: torch.dtype) -> list[torch.Tensor | None]:
-    return [
-        None if a is None else torch.empty(a.shape, dtype=dtype, device="cuda") for a in CASE.cp_arguments()
-    ]
+    return [None if a is None else fake(a.shape, dtype) for a in CASE.cp_arguments()]
 
 
 @built
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_fake_kernels_know_cuda(dtype: torch.dtype) -> None:
     with FakeTensorMode():
-        y = ops.cp_conv2d(*fakes(dtype), **CASE.options)
-    assert (y.device.type, y.dtype, y.shape) == ("cuda", dtype, (2, 10, 7, 7))
+        x, *factors = fakes(dtype)
+        columns, sparse = fake((2, 5), torch.int32), fake((10, 5), dtype)
+        mask, weight = fake((7, 7), torch.bool), fake(CASE.weight_size, dtype)
+        results = (
+            ops.cp_conv2d(x, *factors, **CASE.options),
+            ops.column_sparse_conv2d(x, sparse, columns, kernel_size=CASE.kernel, **CASE.options),
+            ops.perforated_conv2d(x, weight, mask, **CASE.options),
+        )
+    for y in results:
+        assert (y.device.type, y.dtype, y.shape) == ("cuda", dtype, (2, 10, 7, 7))
 
 
 @built
@@ -50,6 +65,28 @@ def test_float64_is_refused_on_cuda() -> None:
     message = "x: expected float32 or float16 or bfloat16, got torch.float64: no kernel for it"
     with FakeTensorMode(), pytest.raises(NotImplementedError, match=message):
         ops.cp_conv2d(*fakes(torch.float64), **CASE.options)
+
+
+def test_integers_without_kernels_are_refused_on_cuda() -> None:
+    numbers = {"x_scale": 0.1, "x_zero_point": 3, "groups": 2}
+    integers = {"dtype": torch.int8, "device": "cuda"}
+    with FakeTensorMode():
+        x, scale = torch.empty(2, 6, 9, 8, **integers), torch.empty(10, device="cuda")
+        sparse, columns = torch.empty(10, 5, **integers), fake((2, 5), torch.int32)
+        c, h, w, k = (fake(f.shape, torch.float32) for f in CASE.cp_arguments()[1:5])
+        scale_c = torch.empty(CASE.rank, device="cuda")
+        message = "x: expected a tensor on the CPU, got one on cuda:0: no kernel for it"
+        with pytest.raises(NotImplementedError, match=message):
+            ops.int8_column_sparse_conv2d(
+                x, sparse, columns, weight_scale=scale, kernel_size=CASE.kernel, **numbers
+            )
+        with pytest.raises(NotImplementedError, match=message):
+            ops.int8_cp_conv2d(
+                *(x, c.to(torch.int8), h, w, k.to(torch.int8)),
+                factor_c_scale=scale_c,
+                factor_k_scale=scale,
+                **numbers,
+            )
 
 
 def test_a_build_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,12 +100,21 @@ def test_a_build_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> No
 def test_packed_lengths_are_those_of_the_fakes(emulated: Platform, dtype: torch.dtype) -> None:
     weight = torch.randn(CASE.weight_size, dtype=dtype)
     factors = [factor.to(dtype) for factor in CASE.cp_arguments()[1:5]]
-    packed = emulated.operations.conv2d_pack(weight, 2), emulated.operations.cp_conv2d_pack(*factors, 2)
+    _, sparse, columns, _ = CASE.column_sparse_arguments()
+    sparse = sparse.to(dtype)
+    packed = (
+        emulated.operations.conv2d_pack(weight, 2),
+        emulated.operations.cp_conv2d_pack(*factors, 2),
+        emulated.operations.column_sparse_conv2d_pack(sparse, columns, list(CASE.kernel), 2),
+        emulated.operations.column_sparse_conv2d_pack(sparse[:, :0], columns[:, :0], list(CASE.kernel), 2),
+    )
     with FakeTensorMode():
         like = torch.empty(1, dtype=dtype, device="cuda")
         lengths = (
             conv2d_length(CASE.weight_size, CASE.groups, like),
             cp_conv2d_length(CASE.factor_size, CASE.groups, like),
+            column_sparse_conv2d_length(CASE.channels, columns.shape[1], CASE.groups, like),
+            column_sparse_conv2d_length(CASE.channels, 0, CASE.groups, like),
         )
     assert lengths == tuple(p.numel() for p in packed)
 

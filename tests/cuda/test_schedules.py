@@ -16,6 +16,7 @@ from tests.ops.cases import Case
 
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
 INTEGERS = ("uint8", "int8")
+OPERATIONS = ("conv2d", "cp_conv2d", "column_sparse_conv2d", "perforated_conv2d")
 SANITIZED = {
     "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
     "ThreadSanitizer": ("-O1", "-g1", "-fsanitize=thread"),
@@ -34,7 +35,7 @@ def lines(cases: list[Case], arithmetics: tuple[str, ...] = (*ARITHMETICS, *INTE
     """What the driver reads."""
     for case in cases:
         for arithmetic in arithmetics:
-            for operation in ("int8_conv2d",) if arithmetic in INTEGERS else ("conv2d", "cp_conv2d"):
+            for operation in ("int8_conv2d",) if arithmetic in INTEGERS else OPERATIONS:
                 for layout in ("contiguous", "channels_last"):
                     numbers = [*case.x, case.channels, *case.kernel, *case.stride, *case.padding]
                     numbers += [*case.dilation, case.groups, case.rank]
@@ -121,7 +122,7 @@ def test_a_planted_defect_is_found(name: str, tmp_path: Path) -> None:
     (tmp_path / path).write_text(text.replace(defect.old, defect.new))
     driver = build_driver(*defect.options, changed=tmp_path)
     case = Case((1, 200, 5, 4), 30, (1, 1), rank=40)
-    dense = (line for line in lines([case], ("bfloat16",)) if line.startswith("conv2d"))
+    dense = (line for line in lines([case], ("bfloat16",)) if line.startswith("conv2d "))
     done = drive(driver, dense, **dict(defect.environment))
     said = done.stdout + done.stderr
     assert done.returncode != 0

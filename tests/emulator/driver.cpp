@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "cuda/column_sparse_conv2d/column_sparse_conv2d.h"
 #include "cuda/conv2d/conv2d.h"
 #include "cuda/cp_conv2d/cp_conv2d.h"
 #include "cuda/device.cuh"
+#include "cuda/perforated_conv2d/perforated_conv2d.h"
 #include "driver_int8.h"
 
 namespace cnnkern::cuda {
@@ -109,17 +111,20 @@ struct Weight {
 };
 template <class WeightOf>
 std::string compare(const Conv2dShape& s, const Memory& x, const Memory& bias, const Memory& y,
-                    double relative, const WeightOf& weight) {
+                    double relative, const WeightOf& weight, const std::vector<int32_t>* sources = nullptr) {
   const int64_t group_in = s.in_channels / s.groups, group_out = s.out_channels / s.groups;
   for (int64_t n = 0; n < s.batch; ++n)
     for (int64_t k = 0; k < s.out_channels; ++k)
       for (int64_t oy = 0; oy < s.out_height; ++oy)
         for (int64_t ox = 0; ox < s.out_width; ++ox) {
-          double sum = bias.at(k), magnitude = std::abs(sum);
-          for (int64_t i = 0; i < s.kernel_height; ++i)
+          // The output that is shown there, with `sources` for each image.
+          const int64_t here = oy * s.out_width + ox, area = s.out_height * s.out_width;
+          const int64_t shown = sources ? (*sources)[static_cast<size_t>(n * area + here)] : here;
+          double sum = shown < 0 ? 0 : bias.at(k), magnitude = std::abs(sum);
+          for (int64_t i = 0; shown >= 0 && i < s.kernel_height; ++i)
             for (int64_t j = 0; j < s.kernel_width; ++j) {
-              const int64_t iy = oy * s.stride_height - s.pad_height + i * s.dilation_height;
-              const int64_t ix = ox * s.stride_width - s.pad_width + j * s.dilation_width;
+              const int64_t iy = shown / s.out_width * s.stride_height - s.pad_height + i * s.dilation_height;
+              const int64_t ix = shown % s.out_width * s.stride_width - s.pad_width + j * s.dilation_width;
               if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) continue;
               for (int64_t c = 0; c < group_in; ++c) {
                 const Weight w = weight(k, c, i, j);
@@ -216,6 +221,104 @@ std::string run_cp_conv2d(const Case& c, const Device& device) {
   });
 }
 
+// Every third column, and a run of them.
+std::string run_column_sparse_conv2d(const Case& c, const Device& device) {
+  const Conv2dShape& s = c.shape;
+  const Arithmetic arithmetic = arithmetic_of(c.arithmetic);
+  const int64_t group_in = s.in_channels / s.groups, taps = s.kernel_height * s.kernel_width;
+  std::vector<int32_t> columns;
+  std::vector<int64_t> place(static_cast<size_t>(group_in * taps), -1);
+  for (int64_t column = 0; column < group_in * taps; ++column) {
+    if (column % 3 != 1 && (column % taps != 0 || column / taps < 8)) continue;
+    place[static_cast<size_t>(column)] = static_cast<int64_t>(columns.size());
+    columns.push_back(static_cast<int32_t>(column));
+  }
+  const auto kept = static_cast<int64_t>(columns.size());
+  std::vector<int32_t> of_groups;
+  for (int64_t group = 0; group < s.groups; ++group)
+    of_groups.insert(of_groups.end(), columns.begin(), columns.end());
+  const Memory x = Memory::random(s.batch * s.in_channels * s.in_height * s.in_width, arithmetic);
+  const Memory weight = Memory::random(s.out_channels * kept, arithmetic);
+  const Memory bias = Memory::random(s.out_channels, arithmetic);
+  const int64_t number_bytes = bytes_of(arithmetic);
+  const Memory packed(PackedColumns(s.out_channels, kept, s.groups, number_bytes).bytes / number_bytes,
+                      arithmetic);
+  const Memory y(s.batch * s.out_channels * s.out_height * s.out_width, arithmetic);
+  const Memory scratch(column_sparse_conv2d_scratch(s, kept, arithmetic, device), Arithmetic::kFloat32);
+  std::vector<int32_t> positions(of_groups.size());
+  cudaError_t error = column_sparse_conv2d_pack({{kept, of_groups.data()},
+                                                 weight.data(),
+                                                 {kept, 1},
+                                                 s.out_channels,
+                                                 taps,
+                                                 s.groups,
+                                                 number_bytes,
+                                                 packed.data(),
+                                                 positions.data()},
+                                                nullptr);
+  if (error == cudaSuccess)
+    error = column_sparse_conv2d({s, arithmetic, kept, x.data(), packed.data(), bias.data(), y.data(),
+                                  static_cast<float*>(scratch.data())},
+                                 device, nullptr);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  const double relative = static_cast<double>(kept + 1) * std::ldexp(1, -23) + 3 * operand_eps(arithmetic);
+  return compare(s, x, bias, y, relative, [&](int64_t k, int64_t channel, int64_t i, int64_t j) {
+    const int64_t at = place[static_cast<size_t>((channel * s.kernel_height + i) * s.kernel_width + j)];
+    const double value = at < 0 ? 0 : weight.at(k * kept + at);
+    return Weight{value, std::abs(value)};
+  });
+}
+
+// With a mask for each image.
+std::string run_perforated_conv2d(const Case& c, const Device& device) {
+  const Conv2dShape& s = c.shape;
+  const Arithmetic arithmetic = arithmetic_of(c.arithmetic);
+  const int64_t group_in = s.in_channels / s.groups, taps = s.kernel_height * s.kernel_width;
+  const Masks size{s.batch, s.out_height, s.out_width};
+  const auto positions = static_cast<size_t>(s.batch * size.area());
+  std::vector<uint8_t> mask(positions);
+  for (size_t p = 0; p < positions; ++p) mask[p] = p % static_cast<size_t>(size.area()) == 0 || p * 7 % 5 < 2;
+  std::vector<int32_t> sources(positions), scratch(2 * positions), arranged(2 * positions);
+  const Memory x = Memory::random(s.batch * s.in_channels * s.in_height * s.in_width, arithmetic);
+  const Memory weight = Memory::random(s.out_channels * group_in * taps, arithmetic);
+  const Memory bias = Memory::random(s.out_channels, arithmetic);
+  const Memory packed(
+      conv2d_packed_size(s.out_channels, group_in, s.kernel_height, s.kernel_width, bytes_of(arithmetic)),
+      arithmetic);
+  const Memory y(s.batch * s.out_channels * s.out_height * s.out_width, arithmetic);
+  const Memory folded(y.size(), arithmetic);
+  const Memory sums(perforated_conv2d_scratch(s, arithmetic, device), Arithmetic::kFloat32);
+  std::vector<int64_t> begin(static_cast<size_t>(s.batch + 1));
+  const WeightLayout layout =
+      WeightLayout::forward({s.out_channels, group_in, s.kernel_height, s.kernel_width},
+                            {group_in * taps, taps, s.kernel_width, 1});
+  const Arranged all{arranged.data(), true};
+  cudaError_t error =
+      perforated_conv2d_sources(size, mask.data(), c.rank % 2, sources.data(), scratch.data(), nullptr);
+  if (error == cudaSuccess)
+    error = perforated_conv2d_arrange(size, sources.data(), arranged.data(), scratch.data(), nullptr);
+  if (error == cudaSuccess)
+    error = conv2d_pack(weight.data(), layout, bytes_of(arithmetic), packed.data(), nullptr);
+  if (error == cudaSuccess)
+    error = perforated_conv2d({s, arithmetic, all, x.data(), packed.data(), bias.data(), y.data(),
+                               static_cast<float*>(sums.data()), begin.data()},
+                              device, nullptr);
+  if (error == cudaSuccess)
+    error = perforated_conv2d_fold(s, arithmetic, all, y.data(), folded.data(), nullptr);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  for (int64_t i = 0; i < folded.size(); ++i)
+    if (std::isnan(folded.at(i))) return "an element of the folded gradient is missing";
+  const double relative =
+      static_cast<double>(group_in * taps + 1) * std::ldexp(1, -23) + 3 * operand_eps(arithmetic);
+  return compare(
+      s, x, bias, y, relative,
+      [&](int64_t k, int64_t channel, int64_t i, int64_t j) {
+        const double value = weight.at(((k * group_in + channel) * s.kernel_height + i) * s.kernel_width + j);
+        return Weight{value, std::abs(value)};
+      },
+      &sources);
+}
+
 int run_all() {
   Device device;
   if (current_device(device) != cudaSuccess) return 1;
@@ -224,8 +327,10 @@ int run_all() {
     Case c;
     std::string wrong = "not a case";
     if (read_case(line, c)) {
-      wrong = c.operation == "conv2d"        ? run_conv2d(c, device)
-              : c.operation == "cp_conv2d"   ? run_cp_conv2d(c, device)
+      wrong = c.operation == "conv2d"                 ? run_conv2d(c, device)
+              : c.operation == "cp_conv2d"            ? run_cp_conv2d(c, device)
+              : c.operation == "column_sparse_conv2d" ? run_column_sparse_conv2d(c, device)
+              : c.operation == "perforated_conv2d"    ? run_perforated_conv2d(c, device)
               : c.operation == "int8_conv2d" ? run_int8_conv2d(c.shape, c.arithmetic == "int8", device)
                                              : "unknown operation";
     }

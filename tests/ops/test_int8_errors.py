@@ -54,6 +54,50 @@ CONVOLUTIONS = [
         r"weight: expected sums of at most 65793 products, .* got 65794",
     ),
 ]
+SPARSE_WEIGHT, COLUMNS = torch.zeros(4, 2, dtype=torch.int8), torch.tensor([[0, 5], [3, 17]]).int()
+SPARSE = {"weight": SPARSE_WEIGHT, "columns": COLUMNS, "kernel_size": (3, 2)}
+SPARSES = [
+    ({"x": X.float()}, NotImplementedError, r"x: expected uint8 or int8, got torch.float32"),
+    (
+        {"weight": SPARSE_WEIGHT.float()},
+        NotImplementedError,
+        r"weight: expected torch.int8, got torch.float32",
+    ),
+    (
+        {"weight": SPARSE_WEIGHT[:, :1]},
+        ValueError,
+        r"columns: expected 1 of them, as many as weight has, got 2",
+    ),
+    ({"columns": COLUMNS.flip(1)}, ValueError, r"columns: expected strictly increasing indices"),
+    ({"columns": COLUMNS + 1}, ValueError, r"columns: .* from 0 to 17, got 18"),
+    ({"columns": COLUMNS.long()}, ValueError, r"columns: expected torch.int32, got torch.int64"),
+    ({"kernel_size": 1}, ValueError, r"columns: expected .* from 0 to 2, got 5"),
+]
+CP_SCALES = {"factor_c_scale": torch.ones(6), "factor_k_scale": torch.ones(4)}
+CP = {
+    "factor_c": torch.zeros(6, 3, dtype=torch.int8),
+    "factor_h": torch.zeros(6, 3),
+    "factor_w": torch.zeros(6, 2),
+    "factor_k": torch.zeros(4, 3, dtype=torch.int8),
+    **CP_SCALES,
+}
+CP_CONV2D = {name: CONV2D[name] for name in CONV2D if name not in ("weight", "weight_scale")} | CP
+CPS = [
+    ({"x": X.float()}, NotImplementedError, r"x: expected uint8 or int8, got torch.float32"),
+    ({"x": X[:, :5]}, ValueError, r"x: expected 6 channels \(2 groups of 3\), got 5"),
+    ({"factor_c": torch.zeros(6, 3)}, NotImplementedError, r"factor_c: expected torch.int8"),
+    ({"factor_h": CP["factor_c"]}, NotImplementedError, r"factor_h: expected torch.float32, got torch.int8"),
+    ({"factor_w": torch.zeros(5, 2)}, ValueError, r"factor_w: expected 6 rows, the rank R .* got 5"),
+    ({"factor_k": CP["factor_k"][:, :2]}, ValueError, r"factor_k: expected 3 columns"),
+    (
+        {"factor_c_scale": torch.ones(5)},
+        ValueError,
+        r"factor_c_scale: expected 6 elements, one a rank, got 5",
+    ),
+    ({"factor_k_scale": torch.ones(5)}, ValueError, r"factor_k_scale: expected 4 elements"),
+    ({"factor_c_scale": -torch.ones(6)}, ValueError, r"factor_c_scale: .* positive .* got -1"),
+    ({"factor_k_scale": torch.zeros(4)}, ValueError, r"factor_k_scale: .* positive .* got 0"),
+]
 LINEARS = [
     ({"x": X.float()}, NotImplementedError, r"x: expected uint8 or int8, got torch.float32"),
     ({"x": [1]}, TypeError, r"x: expected a tensor \(..., C\), got list"),
@@ -72,6 +116,8 @@ GEMMS = [
 ]
 WRONG = [
     *((ops.int8_conv2d, CONV2D, *wrong) for wrong in SCALING + CONVOLUTIONS),
+    *((ops.int8_column_sparse_conv2d, CONV2D | SPARSE, *wrong) for wrong in SCALING + SPARSES),
+    *((ops.int8_cp_conv2d, CP_CONV2D, *wrong) for wrong in CPS),
     *((ops.int8_linear, LINEAR, *wrong) for wrong in SCALING + LINEARS),
     *((ops.int8_gemm, GEMM, *wrong) for wrong in GEMMS),
 ]
@@ -97,6 +143,28 @@ OPERATIONS = torch.ops.cnnkern
         (lambda: OPERATIONS.int8_gemm_pack(LONG.t()), "at most 65793"),
         (lambda: OPERATIONS.int8_gemm_packed(X[0, 0], LONG[0], 4, 0), "packed: expected size"),
         (lambda: OPERATIONS.int8_conv2d_pack(WEIGHT, 3), "groups: expected a divisor"),
+        (lambda: OPERATIONS.int8_column_sparse_conv2d_pack(LONG, 1), "at most 65793"),
+        (
+            lambda: OPERATIONS.int8_column_sparse_conv2d_packed(
+                *(X, LONG[0], None, [4, 3, 3, 2, 1, 1, 0, 0, 1, 1, 2], COLUMNS),
+                *(torch.ones(4), 0.1, 3, None, 0, False),
+            ),
+            "packed: expected size",
+        ),
+        (
+            lambda: OPERATIONS.int8_cp_conv2d_packed(
+                *(X, LONG[0], None, [4, 6, 3, 3, 2, 1, 1, 0, 0, 1, 1, 2], *CP_SCALES.values()),
+                *(0.1, 3, None, 0, False),
+            ),
+            "packed: expected size",
+        ),
+        (
+            lambda: OPERATIONS.int8_cp_conv2d_packed(
+                *(X, LONG[0], None, [4, 6, 3, 0, 2, 1, 1, 0, 0, 1, 1, 2], *CP_SCALES.values()),
+                *(0.1, 3, None, 0, False),
+            ),
+            "factors: expected at least 1",
+        ),
         (
             lambda: OPERATIONS.int8_conv2d_packed(
                 *(X, LONG[0], None, [4, 3, 3, 2, 1, 1, 0, 0, 1, 1, 2], torch.ones(4), 0.1, 3, None, 0, False)

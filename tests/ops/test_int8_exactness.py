@@ -12,7 +12,7 @@ from tests.ops.cases import Case
 
 EXTREMES = {torch.uint8: (0, 1, 127, 128, 255), torch.int8: (-128, -127, -1, 0, 1, 127)}
 a_dtype = st.sampled_from(tuple(EXTREMES))
-quickly = settings(max_examples=60, deadline=None, derandomize=True)
+quickly = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @pytest.fixture(autouse=True, params=_C.available_isas())

@@ -79,7 +79,24 @@ def int8_arguments(name: str, case: Case, memory_format: torch.memory_format) ->
     scales = torch.rand(case.channels) + 0.1, 0.5, 7, 100.0 if case.bias else None, 3
     packed = torch.ops.cnnkern.int8_conv2d_pack(weight, case.groups)
     packed_matrix = torch.ops.cnnkern.int8_gemm_pack(matrix.t())
+    _, real_sparse, columns, _ = case.column_sparse_arguments()
+    sparse = real_sparse.mul(40).clamp(-127, 127).to(torch.int8)
+    packed_sparse = torch.ops.cnnkern.int8_column_sparse_conv2d_pack(sparse, case.groups)
+    _, real_c, factor_h, factor_w, real_k, _ = case.cp_arguments()
+    factor_c, factor_k = (factor.mul(40).clamp(-127, 127).to(torch.int8) for factor in (real_c, real_k))
+    factors = factor_c, factor_h, factor_w, factor_k
+    packed_factors = torch.ops.cnnkern.int8_cp_conv2d_pack(*factors, case.groups)
+    cp_geometry = [*case.factor_size, *geometry[4:]]
+    cp_scales = torch.rand(case.rank) + 0.1, *scales
     return {
+        "int8_column_sparse_conv2d": (
+            *(x, sparse, columns, bias, *scales, list(case.kernel), *pairs, case.groups, True),
+        ),
+        "int8_column_sparse_conv2d_pack": (sparse, case.groups),
+        "int8_column_sparse_conv2d_packed": (x, packed_sparse, bias, geometry, columns, *scales, False),
+        "int8_cp_conv2d": (x, *factors, bias, *cp_scales, *pairs, case.groups, True),
+        "int8_cp_conv2d_pack": (*factors, case.groups),
+        "int8_cp_conv2d_packed": (x, packed_factors, bias, cp_geometry, *cp_scales, False),
         "int8_conv2d": (x, weight, bias, *scales, *pairs, case.groups, True),
         "int8_conv2d_pack": (weight, case.groups),
         "int8_conv2d_packed": (x, packed, bias, geometry, *scales, False),

@@ -81,8 +81,8 @@ void run(const Tensor& x, const Conv2dShape& shape, const Tensor& packed, int64_
 
 Tensor convolve(const Image& x, const Conv2dShape& s, const Tensor& packed, const std::optional<Tensor>& bias,
                 const Int8Quantization& q, bool relu) {
-  const Tensor y = empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last, x.tensor,
-                               int8_output_type(x.tensor, q.out_scale));
+  const Tensor y = empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last,
+                               int8_output_type(x.tensor, q.out_scale), x.tensor);
   run(x.tensor, s, packed, q.x_zero_point, &q, bias, relu, y);
   return y;
 }
@@ -121,7 +121,7 @@ Tensor int8_gemm_packed_cuda(const Tensor& a, const Tensor& packed, int64_t n, i
   check_activations("a", a, a_zero_point);
   check_like("packed", packed, 1, a);
   const Conv2dShape shape = shape_of_rows(a.size(0), a.size(1), n);
-  const Tensor y = empty_tensor({a.size(0), n}, {n, 1}, a, ScalarType::Int);
+  const Tensor y = empty_tensor({a.size(0), n}, {n, 1}, ScalarType::Int, a);
   run(torch::stable::contiguous(a), shape, packed, a_zero_point, nullptr, std::nullopt, false, y);
   return y;
 }
@@ -140,7 +140,7 @@ Tensor int8_linear_packed_cuda(const Tensor& x, const Tensor& packed, const std:
   check_like("packed", packed, 1, x);
   const auto [shape, sizes, strides] = int8_rows(x, weight_scale.dim() == 1 ? weight_scale.size(0) : 0);
   const Int8Quantization q{weight_scale, x_scale, x_zero_point, out_scale, out_zero_point};
-  const Tensor y = empty_tensor(sizes, strides, x, int8_output_type(x, out_scale));
+  const Tensor y = empty_tensor(sizes, strides, int8_output_type(x, out_scale), x);
   run(torch::stable::contiguous(x), shape, packed, x_zero_point, &q, bias, relu, y);
   return y;
 }

@@ -133,7 +133,8 @@ int64_t int8_depthwise_scratch(const Conv2dShape& shape, Int8Output output, int6
 
 void int8_depthwise(const Int8Primitives& kernels, const Int8Conv2dParams& p) {
   const Plan plan = make_plan(p.shape, p.output, p.threads);
-  const Int8Epilogue e = int8_epilogue(p, 1, p.x_zero_point + (p.x_signed ? 128 : 0), p.scratch);
+  const Int8Epilogue e =
+      int8_epilogue(p, Int8Weight::of(p.shape, nullptr), p.x_zero_point + (p.x_signed ? 128 : 0), p.scratch);
   parallel(p.threads, [&](const Worker& me) { run(p, kernels, plan, e, me); });
 }
 

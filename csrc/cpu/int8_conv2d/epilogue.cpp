@@ -9,8 +9,10 @@
 
 namespace cnnkern {
 
-Int8Epilogue int8_epilogue(const Int8Conv2dParams& p, int64_t groups, int32_t zero, uint8_t* scratch) {
+Int8Epilogue int8_epilogue(const Int8Conv2dParams& p, const Int8Weight& weight, int32_t zero,
+                           uint8_t* scratch) {
   const Conv2dShape& s = p.shape;
+  const int64_t groups = weight.depthwise ? 1 : weight.groups;
   const int64_t group_columns = s.out_channels / groups, padded = round_up(group_columns, kPanel);
   int32_t* const correction = reinterpret_cast<int32_t*>(scratch);
   float* const multiplier = reinterpret_cast<float*>(correction + groups * padded);
@@ -20,9 +22,7 @@ Int8Epilogue int8_epilogue(const Int8Conv2dParams& p, int64_t groups, int32_t ze
 
   const bool quantized = p.output == Int8Output::u8 || p.output == Int8Output::s8;
   const double out_scale = quantized ? p.out_scale : 1.0;
-  const int64_t group_channels = s.in_channels / s.groups;
-  const int8_t* const sums =
-      p.packed + int8_packing(s.out_channels, group_channels, s.kernel_height, s.kernel_width, s.groups).sums;
+  const int8_t* const sums = p.packed + int8_packing(weight).sums;
   for (int64_t k = 0; k < s.out_channels; ++k) {
     const int64_t at = k / group_columns * padded + k % group_columns;
     int32_t sum;

@@ -9,9 +9,10 @@ constexpr int64_t int8_epilogue_size(int64_t columns) {
   return columns * static_cast<int64_t>(sizeof(int32_t) + 2 * sizeof(float));
 }
 
-// The epilogue of `p`, its arrays written to `scratch`, (groups, panels of K / groups, kPanel) each.
-// `zero` is the zero point in the form in which the kernel reads activations.
-Int8Epilogue int8_epilogue(const Int8Conv2dParams& p, int64_t groups, int32_t zero, uint8_t* scratch);
+// The epilogue of `p`, its arrays written to `scratch`, (groups, panels of K / groups, kPanel) each;
+// depthwise one group. `zero` is the zero point in the form in which the kernel reads activations.
+Int8Epilogue int8_epilogue(const Int8Conv2dParams& p, const Int8Weight& weight, int32_t zero,
+                           uint8_t* scratch);
 
 // The same from column `first` of the arrays on.
 inline Int8Epilogue from_column(Int8Epilogue e, int64_t first) {

@@ -9,27 +9,23 @@
 
 namespace cnnkern {
 
-Int8Packing int8_packing(int64_t out_channels, int64_t group_channels, int64_t kernel_height,
-                         int64_t kernel_width, int64_t groups) {
-  const bool depthwise = group_channels == 1 && groups > 1;
-  const int64_t parts = depthwise ? 1 : groups;
+Int8Packing int8_packing(const Int8Weight& w) {
+  const int64_t parts = w.depthwise ? 1 : w.groups;
   Int8Packing p{};
-  p.run = depthwise ? kernel_width : round_up(kernel_width * group_channels, kQuad);
-  p.panel = kernel_height * p.run * kPanel;
-  p.panels = parts * panels(out_channels / parts);
+  p.run = w.depthwise ? w.kernel_width : round_up(w.kernel_width * w.group_channels, kQuad);
+  p.panel = w.kernel_height * p.run * kPanel;
+  p.panels = parts * panels(w.out_channels / parts);
   p.extreme = p.panels * p.panel;
   p.sums = p.extreme + p.panels;
-  p.size = p.sums + out_channels * static_cast<int64_t>(sizeof(int32_t));
+  p.size = p.sums + w.out_channels * static_cast<int64_t>(sizeof(int32_t));
   return p;
 }
 
-void int8_conv2d_pack(const int8_t* weight, const int64_t* stride, int64_t out_channels,
-                      int64_t group_channels, int64_t kernel_height, int64_t kernel_width, int64_t groups,
-                      int8_t* packed, int64_t threads) {
-  const Int8Packing layout = int8_packing(out_channels, group_channels, kernel_height, kernel_width, groups);
-  const bool depthwise = group_channels == 1 && groups > 1;
-  const int64_t parts = depthwise ? 1 : groups, depth = depthwise ? 1 : kQuad;
-  const int64_t part_channels = out_channels / parts, part_panels = panels(part_channels);
+void int8_conv2d_pack(const int8_t* values, const int64_t* stride, const Int8Weight& w, int8_t* packed,
+                      int64_t threads) {
+  const Int8Packing layout = int8_packing(w);
+  const int64_t parts = w.depthwise ? 1 : w.groups, depth = w.depthwise ? 1 : kQuad;
+  const int64_t part_channels = w.out_channels / parts, part_panels = panels(part_channels);
   parallel(layout.size < (1 << 16) ? 1 : threads, [&](const Worker& me) {
     const auto [begin, end] = me.share(layout.panels);
     for (int64_t p = begin; p < end; ++p) {
@@ -39,12 +35,12 @@ void int8_conv2d_pack(const int8_t* weight, const int64_t* stride, int64_t out_c
       std::fill(to, to + layout.panel, int8_t{0});
       bool extreme = false;
       for (int64_t k = 0; k < valid; ++k) {
-        const int8_t* const from = weight + (channel + k) * stride[0];
+        const int8_t* const from = values + (channel + k) * stride[0];
         int32_t sum = 0;
-        for (int64_t i = 0; i < kernel_height; ++i) {
-          for (int64_t r = 0; r < kernel_width * group_channels; ++r) {
+        for (int64_t i = 0; i < w.kernel_height; ++i) {
+          for (int64_t r = 0; r < w.kernel_width * w.group_channels; ++r) {
             const int8_t value =
-                from[r % group_channels * stride[1] + i * stride[2] + r / group_channels * stride[3]];
+                from[r % w.group_channels * stride[1] + i * stride[2] + r / w.group_channels * stride[3]];
             to[((i * layout.run + r) / depth * kPanel + k) * depth + r % depth] = value;
             sum += value;
             extreme |= value == INT8_MIN;

@@ -41,11 +41,11 @@ void gather_taps(const Conv2dShape& s, const uint8_t* line, int64_t channels, ui
   }
 }
 
-void magnitudes(const uint8_t* from, int64_t count, uint8_t* to) {
+}  // namespace
+
+void int8_magnitudes(const uint8_t* from, int64_t count, uint8_t* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = std::min<uint8_t>(from[i], static_cast<uint8_t>(-from[i]));
 }
-
-}  // namespace
 
 Int8Strip int8_strip(const Conv2dShape& s, int64_t out_rows) {
   const int64_t channels = s.in_channels / s.groups, padded = strip_width(s);
@@ -64,7 +64,7 @@ void fill_int8_strip(const Int8Primitives& kernels, const Conv2dShape& s, const 
       fill_row(kernels, s, strip.padded, x, group, top + r, pad, strip.gathered ? line : row);
       if (strip.gathered) gather_taps(s, line, s.in_channels / s.groups, row);
       for (int64_t i = 0; flip != 0 && i < strip.pitch(); ++i) row[i] ^= flip;
-      if (magnitude != 0) magnitudes(row, strip.pitch(), row + magnitude);
+      if (magnitude != 0) int8_magnitudes(row, strip.pitch(), row + magnitude);
     }
   }
 }

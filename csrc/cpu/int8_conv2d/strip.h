@@ -23,6 +23,9 @@ struct Int8Strip {
   int64_t line() const { return gathered ? padded * depth : 0; }
 };
 
+// The magnitudes of s8 values.
+void int8_magnitudes(const uint8_t* from, int64_t count, uint8_t* to);
+
 // For bands of `out_rows` output rows.
 Int8Strip int8_strip(const Conv2dShape& shape, int64_t out_rows);
 

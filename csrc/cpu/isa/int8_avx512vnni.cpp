@@ -21,7 +21,7 @@ struct Vec {
   using Weights = __m512i;
   using Quad = __m512i;
   static constexpr int64_t kLanes = 16;
-  static constexpr bool kMindsExtremes = false;
+  static constexpr bool kMagnitudes = false;
   static INLINE Reg zero() { return _mm512_setzero_si512(); }
   static INLINE Weights load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
   static INLINE Quad load_quad(const uint8_t* p, int64_t) {
@@ -36,6 +36,7 @@ struct Vec {
   static INLINE Reg load_integers(const int32_t* p) { return _mm512_loadu_si512(p); }
   static INLINE Reg broadcast_integer(int32_t value) { return _mm512_set1_epi32(value); }
   static INLINE Reg add(Reg a, Reg b) { return _mm512_add_epi32(a, b); }
+  static INLINE Reg magnitude(Reg v) { return _mm512_abs_epi32(v); }
   static INLINE Reg subtract(Reg a, Reg b) { return _mm512_sub_epi32(a, b); }
 #if defined(CNNKERN_SIMDE)  // which has no such conversions
   template <class T>
@@ -107,6 +108,7 @@ constexpr int kTileVectors = 2;
 #include "cpu/isa/int8_transpose.inc"
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"avx512vnni", kTilePixels, false, gemm, depthwise_line, transpose};
+const Int8Primitives kInt8Primitives = {"avx512vnni",   kTilePixels, false,          gemm,
+                                        depthwise_line, transpose,   transpose_rows, quantize};
 }  // namespace cnnkern::avx512vnni
 #endif

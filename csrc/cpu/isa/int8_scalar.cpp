@@ -57,7 +57,7 @@ void gemm(const Int8Gemm& g) {
         }
       }
       finish(g.epilogue, column, sum, columns, g.c,
-             plane * g.c_plane + line * g.c_line + x * g.c_pixel + column);
+             plane * g.c_plane + line * g.c_line + x * g.c_pixel + column / kPanel * g.c_panel);
     }
   }
 }
@@ -80,7 +80,24 @@ void transpose(const uint8_t* from, int64_t from_stride, int64_t rows, int64_t c
     for (int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
   }
 }
+
+void transpose_rows(const uint8_t* from, const int64_t* row, int64_t rows, int64_t columns, uint8_t* to,
+                    int64_t to_stride) {
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[row[i] + j];
+  }
+}
+
+void quantize(const float* from, int64_t pixels, uint8_t* to, int64_t to_pixel, int64_t) {
+  for (int64_t x = 0; x < pixels; ++x, from += kPanel, to += to_pixel) {
+    for (int64_t j = 0; j < kPanel; ++j) {
+      const float above = from[j] < -127.0f ? -127.0f : from[j];
+      to[j] = static_cast<uint8_t>(nearest_even(above < 127.0f ? above : 127.0f) + 128);
+    }
+  }
+}
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"scalar", 1, false, gemm, depthwise_line, transpose};
+const Int8Primitives kInt8Primitives = {"scalar",       1,         false,          gemm,
+                                        depthwise_line, transpose, transpose_rows, quantize};
 }  // namespace cnnkern::scalar

@@ -13,6 +13,9 @@ namespace avx2 {
 extern const Primitives<float> kPrimitives;
 extern const Int8Primitives kInt8Primitives;
 }  // namespace avx2
+namespace avxvnni {
+extern const Int8Primitives kInt8Primitives;
+}
 namespace avx512 {
 extern const Primitives<float> kPrimitives;
 }

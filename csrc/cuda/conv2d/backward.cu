@@ -43,9 +43,9 @@ cudaError_t launch_sum(const Conv2dBackwardCall& call, cudaStream_t stream) {
 int64_t conv2d_backward_scratch(const Conv2dBackwardCall& call, const Device& device) {
   const Conv2dShape& s = call.shape;
   const Conv2dPlan of_x = plan_backward_input(s, call.arithmetic, device);
-  const Conv2dPlan of_weight = plan_backward_weight(s, call.arithmetic, device);
+  const Conv2dPlan of_weight = plan_backward_weight(s, call.columns(), call.arithmetic, device);
   const int64_t x_size = s.batch * s.in_channels * s.in_height * s.in_width;
-  const int64_t weight_size = s.out_channels * s.in_channels / s.groups * s.kernel_height * s.kernel_width;
+  const int64_t weight_size = s.out_channels * call.columns();
   const int64_t for_x = call.grad_x && of_x.splits > 1 ? of_x.splits * x_size : 0;
   const int64_t for_weight = call.grad_weight && of_weight.splits > 1 ? of_weight.splits * weight_size : 0;
   return std::max(for_x, for_weight);

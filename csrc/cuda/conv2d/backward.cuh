@@ -38,8 +38,9 @@ cudaError_t conv2d_backward_weight(const Conv2dBackwardCall& call, const Device&
   using Rows = PixelRows<Number>;
   const Conv2dShape& s = call.shape;
   const Rows grad = Rows::of_gradient(s, static_cast<const Number*>(call.grad));
-  const Rows x = Rows::of_input(s, static_cast<const Number*>(call.x));
-  const Conv2dPlan plan = plan_backward_weight(s, call.arithmetic, device);
+  Rows x = Rows::of_input(s, static_cast<const Number*>(call.x));
+  if (call.kept.index) x.keep(call.kept);
+  const Conv2dPlan plan = plan_backward_weight(s, call.columns(), call.arithmetic, device);
   Output<Number> output(static_cast<Number*>(call.grad_weight), nullptr, 1, s.out_channels, x.rows, 1, true,
                         false, 1);
   output.group_stride = grad.rows * x.rows;

@@ -1,6 +1,7 @@
 // The gradients of the dense convolution, as matrix products of the same core.
 #pragma once
 #include "cuda/conv2d/conv2d.h"
+#include "params/column_sparse_conv2d.h"
 
 namespace cnnkern::cuda {
 
@@ -11,10 +12,16 @@ struct Conv2dBackwardCall {
   const void* x;       // dense, in the shape's layout; read for grad_weight alone
   const void* packed;  // the weight by conv2d_pack of its transposed layout; read for grad_x alone
   // Gradients; null where not asked for.
-  void* grad_x;       // dense, in the shape's layout
-  void* grad_weight;  // (K, C/G, kH, kW), contiguous
-  void* grad_bias;    // (K)
-  float* scratch;     // conv2d_backward_scratch values
+  void* grad_x;        // dense, in the shape's layout
+  void* grad_weight;   // (K, C/G, kH, kW), contiguous
+  void* grad_bias;     // (K)
+  float* scratch;      // conv2d_backward_scratch values
+  KeptColumns kept{};  // where there are any, grad_weight is (K, count), of these columns alone
+
+  int64_t columns() const {  // of grad_weight
+    return kept.index ? kept.count
+                      : shape.in_channels / shape.groups * shape.kernel_height * shape.kernel_width;
+  }
 };
 
 // float32 values that a call needs, for partial sums: of the gradients that are asked for.

@@ -50,8 +50,9 @@ int64_t conv2d_scratch(const Conv2dShape& shape, Arithmetic arithmetic, const De
   return plan.splits > 1 ? plan.splits * size : 0;
 }
 
-cudaError_t conv2d(const Conv2dCall& call, const Device& device, cudaStream_t stream) {
-  const Conv2dPlan plan = plan_conv2d(call.shape, call.arithmetic, device);
+namespace {
+
+cudaError_t run(const Conv2dCall& call, const Conv2dPlan& plan, cudaStream_t stream) {
   switch (call.arithmetic) {
     case Arithmetic::kFloat32:
       return conv2d_float32(call, plan, stream);
@@ -63,6 +64,18 @@ cudaError_t conv2d(const Conv2dCall& call, const Device& device, cudaStream_t st
       return conv2d_bfloat16(call, plan, stream);
   }
   return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t conv2d(const Conv2dCall& call, const Device& device, cudaStream_t stream) {
+  return run(call, plan_conv2d(call.shape, call.arithmetic, device), stream);
+}
+
+cudaError_t conv2d_sums(const Conv2dCall& call, const Device& device, cudaStream_t stream) {
+  Conv2dPlan plan = plan_conv2d(call.shape, call.arithmetic, device);
+  plan.splits = 1;
+  return run(call, plan, stream);
 }
 
 }  // namespace cnnkern::cuda

@@ -63,5 +63,7 @@ cudaError_t conv2d_pack(const void* weight, const WeightLayout& layout, int64_t 
 // float32 values that a call needs, for partial sums.
 int64_t conv2d_scratch(const Conv2dShape& shape, Arithmetic arithmetic, const Device& device);
 cudaError_t conv2d(const Conv2dCall& call, const Device& device, cudaStream_t stream);
+// Leaves the sums, float32 and without the bias, in the scratch, as y would lie; there is no y.
+cudaError_t conv2d_sums(const Conv2dCall& call, const Device& device, cudaStream_t stream);
 
 }  // namespace cnnkern::cuda

@@ -30,7 +30,7 @@ cudaError_t conv2d_forward(const Conv2dCall& call, const Conv2dPlan& plan, cudaS
   const Matrix<Number> weight{static_cast<const Number*>(call.packed), n, patches.chunks(s)};
   Output<Number> output(static_cast<Number*>(call.y), static_cast<const Number*>(call.bias), s.batch, pixels,
                         s.out_channels, s.groups, s.channels_last, call.relu, pixels);
-  if (plan.splits > 1) output.partial = call.scratch;
+  if (plan.splits > 1 || !call.y) output.partial = call.scratch;
   return multiply_patches<Math>(patches, weight, output, s.groups, plan, stream);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/divider.cuh"
 #include "cuda/image.cuh"
+#include "params/column_sparse_conv2d.h"
 
 namespace cnnkern::cuda {
 
@@ -91,6 +92,8 @@ struct PixelRows {
   int out_height, out_width;
   int stride_height, stride_width, pad_height, pad_width, dilation_height, dilation_width;
   Divider by_kernel_height, by_kernel_width, by_out_width;
+  int64_t columns;                // all (c, i, j) that there are
+  const int32_t* kept = nullptr;  // which of them the rows of the group are, or null
 
   using Row = typename Image<T>::Pixel;  // null where there is no such row
   struct Column {
@@ -112,14 +115,19 @@ struct PixelRows {
   static PixelRows of_gradient(const Conv2dShape& s, const T* grad) {
     return PixelRows(s, {grad, s.out_channels, s.out_height, s.out_width, s.groups, s.channels_last}, 1, 1);
   }
+  // Leaves these columns as rows, and no others.
+  void keep(const KeptColumns& columns) { rows = columns.count, kept = columns.index; }
 
   __device__ PixelRows of_group(int group) const {
     PixelRows other = *this;
     other.image = image.of_group(group);
+    if (kept) other.kept += group * rows;
     return other;
   }
   __device__ Row row(int64_t index) const {
     if (index >= rows) return {nullptr, 0, 0};
+    if (kept) index = kept[index];
+    if (index < 0 || index >= columns) return {nullptr, 0, 0};
     int i, j;
     const int c = by_kernel_height.divide(by_kernel_width.divide(static_cast<int>(index), j), i);
     return {image.data + c * image.channel_stride, i * dilation_height - pad_height,
@@ -169,7 +177,8 @@ struct PixelRows {
         dilation_width(1),
         by_kernel_height(kernel_height),
         by_kernel_width(kernel_width),
-        by_out_width(s.out_width) {}
+        by_out_width(s.out_width),
+        columns(image.channels * kernel_height * kernel_width) {}
 };
 
 }  // namespace cnnkern::cuda

@@ -47,8 +47,12 @@ struct Patches {
   __device__ Row row(int64_t m) const {
     if (m >= rows) return image.outside();
     const int64_t number = m / out_pixels;
+    return patch(number, static_cast<int>(m - number * out_pixels));
+  }
+  // That of output pixel `pixel` of image `number`.
+  __device__ Row patch(int64_t number, int pixel) const {
     int x;
-    const int y = by_out_width.divide(static_cast<int>(m - number * out_pixels), x);
+    const int y = by_out_width.divide(pixel, x);
     return image.pixel(number, y * stride_height - pad_height, x * stride_width - pad_width);
   }
   __device__ Column column(int chunk) const {

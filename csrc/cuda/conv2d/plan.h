@@ -54,11 +54,11 @@ inline Conv2dPlan plan_backward_input(const Conv2dShape& s, Arithmetic arithmeti
 }
 
 // One for the gradient of the weight sums over all pixels.
-inline Conv2dPlan plan_backward_weight(const Conv2dShape& s, Arithmetic arithmetic, const Device& device) {
+inline Conv2dPlan plan_backward_weight(const Conv2dShape& s, int64_t columns, Arithmetic arithmetic,
+                                       const Device& device) {
   const int64_t row = 128 / bytes_of(arithmetic);
-  return plan_product(s.out_channels / s.groups, s.in_channels / s.groups * s.kernel_height * s.kernel_width,
-                      s.groups, quotient_up(s.batch * s.out_height * s.out_width, row),
-                      device.multiprocessors);
+  return plan_product(s.out_channels / s.groups, columns, s.groups,
+                      quotient_up(s.batch * s.out_height * s.out_width, row), device.multiprocessors);
 }
 
 }  // namespace cnnkern::cuda

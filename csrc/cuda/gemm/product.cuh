@@ -4,7 +4,13 @@
 
 namespace cnnkern::cuda {
 
-// Which part of which group's C a block computes. Neighbouring blocks share rows of A.
+// What a block computes: a tile of a group's C, or its sum over some tiles along k.
+struct Part {
+  int64_t first_row;
+  int first_column, group, split, first_tile, tiles;
+};
+
+// Which part of C a block computes. Neighbouring blocks share rows of A.
 struct Cover {
   int64_t blocks;
   int64_t rows;            // of C
@@ -20,6 +26,15 @@ struct Cover {
         by_n_tiles((n + tile_n - 1) / tile_n),
         by_m_tiles((m + tile_m - 1) / tile_m),
         by_splits(splits) {}
+
+  template <class Tile>
+  __device__ __forceinline__ Part part(int block) const {
+    int n_tile, m_tile, split;
+    const int rest = by_m_tiles.divide(by_n_tiles.divide(block, n_tile), m_tile);
+    const int group = by_splits.divide(rest, split), first_tile = split * split_tiles;
+    return {int64_t{m_tile} * Tile::kM,          n_tile * Tile::kN, group, split, first_tile,
+            min(split_tiles, tiles - first_tile)};
+  }
 };
 
 // Of two sources of numbers T.
@@ -31,40 +46,40 @@ struct Product {
   Cover cover;
 };
 
-template <class Tile, class Out>
+template <class Tile, class Out = Output<float>>
 constexpr int kTileBytes =
     Tile::kPipelineBytes > kStagedBytes<Tile, Out> ? Tile::kPipelineBytes : kStagedBytes<Tile, Out>;
+
+// Adds the product of a part's rows of A and B to `sums`.
+template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
+          class A, class B>
+__device__ __forceinline__ void accumulate(typename Tile::Sums& sums, const A& a, const B& b,
+                                           const Part& part) {
+  const A of_a = a.of_group(part.group);
+  const B of_b = b.of_group(part.group);
+  RowsOfA<A, Tile::kM, Tile::kThreads> rows_of_a(of_a, part.first_row, part.first_tile * kChunks);
+  RowsOfB<B, Tile::kN, Tile::kThreads> rows_of_b(of_b, part.first_column, part.first_tile * kChunks);
+  Tile::accumulate(sums, rows_of_a, rows_of_b, part.tiles, shared_memory());
+}
 
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
           class A, class B, class Out>
 __global__ void __launch_bounds__(Tile::kThreads)
     multiply(const __grid_constant__ Product<A, B, typename Tile::Number, Out> product) {
-  const Cover& cover = product.cover;
   const auto& output = product.output;
-  int n_tile, m_tile, split;
-  int rest = cover.by_n_tiles.divide(static_cast<int>(blockIdx.x), n_tile);
-  rest = cover.by_m_tiles.divide(rest, m_tile);
-  const int group = cover.by_splits.divide(rest, split);
-  const int64_t first_row = int64_t{m_tile} * Tile::kM;
-  const int first_column = n_tile * Tile::kN, first_tile = split * cover.split_tiles;
-  const int tiles = min(cover.split_tiles, cover.tiles - first_tile);
-
-  const A of_a = product.a.of_group(group);
-  const B of_b = product.b.of_group(group);
-  RowsOfA<A, Tile::kM, Tile::kThreads> a(of_a, first_row, first_tile * kChunks);
-  RowsOfB<B, Tile::kN, Tile::kThreads> b(of_b, first_column, first_tile * kChunks);
+  const Part part = product.cover.template part<Tile>(static_cast<int>(blockIdx.x));
   typename Tile::Sums sums;
-  Tile::accumulate(sums, a, b, tiles, shared_memory());
+  accumulate<Tile, RowsOfA, RowsOfB>(sums, product.a, product.b, part);
 
-  const int64_t first_image = first_row / output.pixels;
-  const auto first_pixel = static_cast<int>(first_row - first_image * output.pixels);
+  const int64_t first_image = part.first_row / output.pixels;
+  const auto first_pixel = static_cast<int>(part.first_row - first_image * output.pixels);
   const auto offset_of = [&](int row) {
-    if (first_row + row >= cover.rows) return kNowhere;
+    if (part.first_row + row >= product.cover.rows) return kNowhere;
     int pixel;
     const int64_t image = first_image + output.by_pixels.divide(first_pixel + row, pixel);
     return output.offset(image, pixel);
   };
-  store_tile<Tile>(sums, output, first_column, group, split, offset_of,
+  store_tile<Tile>(sums, output, part.first_column, part.group, part.split, offset_of,
                    reinterpret_cast<typename Tile::Sum*>(shared_memory()));
 }
 
