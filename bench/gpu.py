@@ -131,6 +131,7 @@ def run_step(name: str, command: list[str], end: float) -> dict:
 def run_benchmarks(record: Record, end: float) -> None:
     """The contests that have no result yet, until the time is up."""
     from bench.gpu_contests import all_contests
+    from bench.gpu_int8 import int8_contests
     from bench.graph_timing import bandwidth, flushing_buffer, peak_flops
 
     flush = flushing_buffer()
@@ -139,7 +140,7 @@ def run_benchmarks(record: Record, end: float) -> None:
             "bfloat16": peak_flops(torch.bfloat16, flush),
             "bandwidth": bandwidth(flush),
         }
-    for contest in all_contests():
+    for contest in (*all_contests(), *int8_contests()):
         if contest.key in record.found["benchmarks"]:
             continue
         if time.monotonic() > end - RESERVE:
@@ -154,9 +155,9 @@ def run_benchmarks(record: Record, end: float) -> None:
     record.write()
 
 
-def best(seconds: dict[str, float], who: str) -> float:
+def best(seconds: dict[str, float], *who: str) -> float:
     """Of the faster layout."""
-    return min(value for name, value in seconds.items() if name.split("/")[0] == who)
+    return min(value for name, value in seconds.items() if name.split("/")[0] in who)
 
 
 def show(found: dict) -> None:
@@ -166,14 +167,14 @@ def show(found: dict) -> None:
     for name, step in found["steps"].items():
         print(f"{name}: {step['status']} in {step.get('seconds', 0):.0f} s")
     # "over dense": over cuDNN's dense layer with a rank, over our own with a density or a rate
-    print(f"{'':52}{'ours':>10}{'cuDNN':>10}{'x':>7}{'over dense':>12}{'FLOPs':>7}{'even at R':>11}")
+    print(f"{'':52}{'ours':>10}{'stock':>10}{'x':>7}{'over dense':>12}{'FLOPs':>7}{'even at R':>11}")
     ratios: dict[str, list[float]] = {}
     for key, row in found["benchmarks"].items():
         if "error" in row:
             print(f"{key:52}{row['error'].splitlines()[0]}")
             continue
         work, seconds = row["work"], row["seconds"]
-        ours, stock = best(seconds, "cnnkern"), best(seconds, "cudnn")
+        ours, stock = best(seconds, "cnnkern"), best(seconds, "cudnn", "torch")
         line = f"{key:52}{ours * 1e6:8.1f}us{stock * 1e6:8.1f}us{stock / ours:7.2f}"
         if work["rank"] is not None:
             dense = best(seconds, "cudnn dense") / ours

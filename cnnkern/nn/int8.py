@@ -99,7 +99,9 @@ class Int8Layer(nn.Module):
                 "x: expected a tensor that asks for no gradient: integers have none; "
                 "see cnnkern.quantization for training"
             )
-        scale, zero_point, *_ = self.numbers()
+        # the buffers, not the numbers: a GPU would have to be waited for, and divides by a number of Python's
+        # by multiplying with its inverse
+        scale, zero_point = self.x_scale.to(x.device), self.x_zero_point.to(x.device)
         return quantized(x.float(), scale, zero_point, self.x_dtype)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -143,8 +145,9 @@ def checked_numbers(numbers: tuple[Any, ...], x_dtype: Any) -> Numbers:
 # The two formulas below are those of int8_quantize and int8_quantize_weight in cnnkern.reference.
 
 
-def quantized(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
-    """Real numbers as integers of `dtype`, rounded to nearest, ties to even."""
+def quantized(x: Tensor, scale: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """Real numbers as integers of `dtype`, rounded to nearest, ties to even; `scale` and `zero_point` are
+    numbers, or have no dimension."""
     limits = torch.iinfo(dtype)
     steps = torch.div(x, scale).round_().add_(zero_point)  # in place: each pass over memory costs as much
     return steps.clamp_(limits.min, limits.max).to(dtype)

@@ -115,15 +115,21 @@ def has_kernel(tensor: Tensor) -> bool:
     return tensor.dtype in DTYPES.get(device, ()) and (_CUDA or device != "cuda")
 
 
-def _check_each_kind(tensors: dict[str, Tensor | None]) -> None:
-    (first_name, first), *_ = tensors.items()
-    device = first.device
+def check_device(name: str, tensor: Tensor) -> None:
+    """This build has kernels for the device of `tensor`."""
+    device = tensor.device
     if device.type not in DTYPES or (device.type == "cuda" and not _CUDA):
         reason = f"this build has none for CUDA ({_C.build_info()['cuda_reason']})"
         raise NotImplementedError(
-            f"{first_name}: expected a tensor on the CPU, got one on {device}: "
+            f"{name}: expected a tensor on the CPU, got one on {device}: "
             + (reason if device.type == "cuda" else "no kernel for it")
         )
+
+
+def _check_each_kind(tensors: dict[str, Tensor | None]) -> None:
+    (first_name, first), *_ = tensors.items()
+    device = first.device
+    check_device(first_name, first)
     dtypes = DTYPES[device.type]
     autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
 

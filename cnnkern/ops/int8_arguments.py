@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnkern.ops.arguments import check_bias, check_not_empty, shape_of, up_to_panel
-from cnnkern.ops.dispatch import register_autocast, register_without_gradient
+from cnnkern.ops.arguments import (
+    check_bias,
+    check_device,
+    check_not_empty,
+    shape_of,
+    up_to_chunk,
+    up_to_panel,
+)
+from cnnkern.ops.dispatch import register_without_gradient
 
 ACTIVATION_DTYPES = (torch.uint8, torch.int8)
-DEVICES = ("cpu", "meta")
 
 # No sum of more products is taken: an activation differs from its zero point by at most 255, a weight from
 # zero by at most 128, and so much of them cannot leave int32.
@@ -54,16 +60,21 @@ def check_activation(activation: Any) -> None:
 
 def check_kinds(name: str, x: Tensor, zero_point: Any, **weights: Tensor) -> None:
     """`x` is of 8 bits and has the zero point; the weights are int8 on x's device."""
-    if x.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(
-            f"{name}: expected a tensor on the CPU, got one on {x.device}: no kernel for it"
-        )
+    check_device(name, x)
     if x.dtype not in ACTIVATION_DTYPES:
         raise NotImplementedError(f"{name}: expected uint8 or int8, got {x.dtype}: no kernel for it")
     zero_name = f"{name}_zero_point"
     check_zero_point(zero_name, zero_point, x.dtype)
     for weight_name, weight in weights.items():
         check_like(name, x, weight_name, weight, torch.int8)
+
+
+def check_on_cpu(name: str, x: Tensor) -> None:
+    """What an operation that has kernels for the CPU alone asks of `x`."""
+    if x.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(
+            f"{name}: expected a tensor on the CPU, got one on {x.device}: no kernel for it"
+        )
 
 
 def check_like(name: str, x: Tensor, other_name: str, other: Tensor, dtype: torch.dtype) -> None:
@@ -87,7 +98,8 @@ def check_quantization(
     scale_name: str = "weight_scale",
 ) -> None:
     """Everything about the scales, the zero point of the output and the bias; their values where they are
-    numbers, those of `weight_scale` are checked by the operation itself."""
+    numbers. Those of `weight_scale` are checked by the operation itself, on the CPU: to look at them on a GPU
+    would be to wait for it."""
     check_bias(bias, out_channels)
     (length,) = shape_of(scale_name, weight_scale, "(K)", 1)
     if length != out_channels:
@@ -112,18 +124,27 @@ def matrix_size(name: str, matrix: Any, axes: str) -> torch.Size:
     return size
 
 
-def packed_length(weight_size: Sequence[int], groups: int) -> int:
-    """Elements of a packed weight (K, C/groups, kH, kW): panels of 16 output channels in each group, in each
-    row of the kernel whole quads; a byte for each panel, and four for each output channel."""
+def packed_length(weight_size: Sequence[int], groups: int, like: Tensor) -> int:
+    """Elements of a packed weight (K, C/groups, kH, kW), int8, on the device of `like`.
+
+    On the CPU: panels of 16 output channels in each group, in each row of the kernel whole quads; a byte for
+    each panel, and four for each output channel. On CUDA: whole chunks of channels, and four bytes for each
+    output channel; a depthwise weight is one row of output channels for each tap.
+    """
     k, c, kernel_h, kernel_w = weight_size
-    if c == 1 and groups > 1:
+    depthwise = c == 1 and groups > 1
+    if like.is_cuda:
+        taps = kernel_h * kernel_w
+        return taps * up_to_chunk(k, like) if depthwise else k * (taps * up_to_chunk(c, like) + 4)
+    if depthwise:
         columns = up_to_panel(k)
         return columns * kernel_h * kernel_w + columns // 16 + 4 * k
     return packed_matrices_length(k, kernel_w * c, groups, kernel_h)
 
 
 def packed_matrices_length(k: int, depth: int, groups: int, runs: int = 1) -> int:
-    """Elements of a packed matrix (k, runs·depth) whose rows are shared out to the groups: see above."""
+    """Elements of a matrix (k, runs·depth), packed on the CPU, whose rows are shared out to the groups: see
+    above."""
     columns = groups * up_to_panel(k // groups)
     return columns * runs * ((depth + 3) // 4 * 4) + columns // 16 + 4 * k
 
@@ -136,4 +157,5 @@ def output_dtype(x: Tensor, out_scale: float | None) -> torch.dtype:
 def register_integers(name: str) -> None:
     """What `cnnkern::name` does under autograd and autocast."""
     register_without_gradient(name, "integers have none; see cnnkern.quantization for training")
-    register_autocast(name)
+    for device in ("cpu", "cuda"):
+        torch.library.register_autocast(f"cnnkern::{name}", device, torch.float32)  # scales and bias

@@ -25,6 +25,7 @@ from cnnkern.ops.fakes import empty_output
 from cnnkern.ops.int8_arguments import (
     check_activation,
     check_kinds,
+    check_on_cpu,
     check_quantization,
     check_sum,
     output_dtype,
@@ -103,6 +104,7 @@ def _check(
     size = weight_size(x, weight, columns, kernel_size, groups)
     shape = convolution_size(x, size, stride, padding, dilation, groups)
     check_sum("weight", weight.shape[1])
+    check_on_cpu("x", x)
     check_kinds("x", x, x_zero_point, weight=weight)
     check_quantization(x, bias, weight_scale, x_scale, out_scale, out_zero_point, size[0])
     return shape
@@ -156,6 +158,7 @@ def _packed_fake(
     size, *pairs, groups = packed_geometry(4, geometry)
     check_not_empty("geometry", size)
     shape = convolution_size(x, size, *pairs, groups)
+    check_on_cpu("x", x)
     check_kinds("x", x, x_zero_point, packed=packed)
     kept = kept_columns(columns, groups)
     check_count(kept, size[1], size[2:])

@@ -59,7 +59,7 @@ def int8_conv2d(
         bias: (K) float32, real numbers; or None.
         x_scale: positive.
         x_zero_point: a value of x's type. Padding is with it, and so with the real number zero.
-        weight_scale: (K) float32, positive.
+        weight_scale: (K) float32, positive, which is checked on the CPU alone.
         out_scale: positive, for integers of x's type; None for float32.
         out_zero_point: a value of x's type.
         stride, padding, dilation: int or pair (vertical, horizontal), in pixels.
@@ -135,7 +135,7 @@ def _conv2d_pack_fake(weight: Tensor, groups: int) -> Tensor:
     check_not_empty("weight", size)
     check_groups(groups, size[0])
     check_sum("weight", size[1] * size[2] * size[3])
-    return weight.new_empty(packed_length(size, groups))
+    return weight.new_empty(packed_length(size, groups, weight))
 
 
 @register_fake("int8_conv2d_packed")
@@ -155,7 +155,7 @@ def _conv2d_packed_fake(
     check_not_empty("geometry", size)
     shape = convolution_size(x, size, *pairs, groups)
     check_kinds("x", x, x_zero_point, packed=packed)
-    check_packed(packed, packed_length(size, groups))
+    check_packed(packed, packed_length(size, groups, packed))
     check_quantization(x, bias, weight_scale, x_scale, out_scale, out_zero_point, size[0])
     return empty_output(x, shape, output_dtype(x, out_scale))
 

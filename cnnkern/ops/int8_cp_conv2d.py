@@ -28,6 +28,7 @@ from cnnkern.ops.int8_arguments import (
     check_activation,
     check_kinds,
     check_like,
+    check_on_cpu,
     check_quantization,
     check_sum,
     output_dtype,
@@ -114,6 +115,7 @@ def _check(
     k, rank, *rest = factor_size(factor_c, factor_h, factor_w, factor_k, groups)
     shape = convolution_size(x, (k, *rest), stride, padding, dilation, groups)
     _check_sums(rank, rest[0], groups)
+    check_on_cpu("x", x)
     check_kinds("x", x, x_zero_point, factor_c=factor_c, factor_k=factor_k)
     for name, factor in (("factor_h", factor_h), ("factor_w", factor_w)):
         check_like("x", x, name, factor, torch.float32)
@@ -207,6 +209,7 @@ def _packed_fake(
     check_factor_size("geometry", size, groups)
     k, rank, *rest = size
     shape = convolution_size(x, (k, *rest), *pairs, groups)
+    check_on_cpu("x", x)
     check_kinds("x", x, x_zero_point, packed=packed)
     check_packed(packed, packed_length(size, groups))
     _check_scales(x, bias, factor_c_scale, factor_k_scale, x_scale, out_scale, out_zero_point, k=k, rank=rank)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnkern.ops.arguments import check_packed, shape_of
+from cnnkern.ops.arguments import check_packed, shape_of, up_to_chunk
 from cnnkern.ops.dispatch import register_fake, run
 from cnnkern.ops.int8_arguments import check_kinds, check_sum, matrix_size, packed_length
 
@@ -54,14 +54,16 @@ def _check_gemm(a: Any, b: Any, a_zero_point: Any) -> tuple[int, int]:
 
 
 def _packed_columns(a: Any, packed: Tensor, a_zero_point: Any) -> int:
-    """n of a packed (k, n): every panel of 16 columns has its weights and one byte, every column 4 more."""
+    """n of a packed (k, n): see `packed_length`."""
     _, k = shape_of("a", a, "(m, k)", 2)
     check_sum("k", k)
     check_kinds("a", a, a_zero_point, b=packed)
-    panel = (k + 3) // 4 * 64 + 1
-    panels = -(-len(packed) // (panel + 64))
-    n, rest = divmod(len(packed) - panels * panel, 4)
-    if rest or k < 1 or not 16 * (panels - 1) < n <= 16 * panels:
+    if packed.is_cuda:
+        n = len(packed) // (up_to_chunk(k, packed) + 4)
+    else:
+        panel = (k + 3) // 4 * 64 + 1
+        n = (len(packed) + panel * (-len(packed) // (panel + 64))) // 4
+    if min(k, n) < 1 or packed_length((n, k, 1, 1), 1, packed) != len(packed):
         raise ValueError(f"b: expected the packed form of {k} rows, got {len(packed)} elements")
     return n
 
@@ -75,12 +77,12 @@ def _gemm_fake(a: Tensor, b: Tensor, a_zero_point: int) -> Tensor:
 def _gemm_pack_fake(b: Tensor) -> Tensor:
     k, n = matrix_size("b", b, "(k, n)")
     check_sum("b", k)
-    return b.new_empty(packed_length((n, k, 1, 1), 1))
+    return b.new_empty(packed_length((n, k, 1, 1), 1, b))
 
 
 @register_fake("int8_gemm_packed")
 def _gemm_packed_fake(a: Tensor, packed: Tensor, n: int, a_zero_point: int) -> Tensor:
     m, k = shape_of("a", a, "(m, k)", 2)
     check_kinds("a", a, a_zero_point, packed=packed)
-    check_packed(packed, packed_length((n, k, 1, 1), 1))
+    check_packed(packed, packed_length((n, k, 1, 1), 1, packed))
     return a.new_empty((m, n), dtype=torch.int32)

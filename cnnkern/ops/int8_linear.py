@@ -109,7 +109,7 @@ def _linear_packed_fake(
 ) -> Tensor:
     (k,) = shape_of("weight_scale", weight_scale, "(K)", 1)
     check_kinds("x", x, x_zero_point, packed=packed)
-    check_packed(packed, packed_length((k, x.shape[-1], 1, 1), 1))
+    check_packed(packed, packed_length((k, x.shape[-1], 1, 1), 1, packed))
     check_quantization(x, bias, weight_scale, x_scale, out_scale, out_zero_point, k)
     return x.new_empty((*x.shape[:-1], k), dtype=output_dtype(x, out_scale))
 

@@ -1,8 +1,6 @@
 // int8_conv2d, int8_conv2d_pack and int8_conv2d_packed on the CPU, and what int8_gemm shares with them.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
-
 #include "bindings/int8.h"
 #include "cpu/registry.h"
 
@@ -10,20 +8,6 @@ namespace cnnkern {
 namespace {
 
 using Ints = std::vector<int64_t>;
-
-bool is_int8(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Byte || x.scalar_type() == ScalarType::Char;
-}
-
-void check_zero_point(const char* name, bool is_signed, int64_t value) {
-  const int64_t least = is_signed ? -128 : 0;
-  check(value >= least && value <= least + 255, name, ": expected ", least, " to ", least + 255, ", got ",
-        value);
-}
-
-void check_scale(const char* name, double value) {
-  check(value > 0 && std::isfinite(value), name, ": expected a positive number, got ", value);
-}
 
 Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const Conv2dShape& shape,
                            const KeptColumns* kept, Int8Output output, const Tensor& packed, const Tensor& y,
@@ -47,32 +31,6 @@ Int8Conv2dParams params_of(const Int8Primitives& kernels, const Tensor& x, const
 }
 
 }  // namespace
-
-void check_activations(const char* name, const Tensor& x, int64_t zero_point) {
-  check(x.is_cpu(), name, ": expected a CPU tensor");
-  check(is_int8(x), name, ": expected uint8 or int8");
-  check_zero_point("zero point", x.scalar_type() == ScalarType::Char, zero_point);
-}
-
-void check_int8_weight(const char* name, const Tensor& weight, int64_t dims) {
-  check(weight.dim() == dims, name, ": expected ", dims, " dimensions, got ", weight.dim());
-  check(weight.scalar_type() == ScalarType::Char, name, ": expected int8");
-  check(weight.is_cpu(), name, ": expected a CPU tensor");
-}
-
-void check_sum(const char* name, int64_t length) {
-  check(length <= kInt8LongestSum, name, ": expected sums of at most ", kInt8LongestSum,
-        " products, which cannot leave 32 bits, got ", length);
-}
-
-void check_quantization(const Tensor& x, const Int8Quantization& q, int64_t out_channels) {
-  check_scale("x_scale", q.x_scale);
-  check(q.weight_scale.dim() == 1, "weight_scale: expected 1 dimension");
-  check_size("weight_scale", q.weight_scale, 0, out_channels);
-  if (!q.out_scale) return;
-  check_scale("out_scale", *q.out_scale);
-  check_zero_point("out_zero_point", x.scalar_type() == ScalarType::Char, q.out_zero_point);
-}
 
 Tensor as_scales(const char* name, const Tensor& scales, int64_t length) {
   check(scales.dim() == 1 && scales.scalar_type() == ScalarType::Float && scales.is_cpu(), name,

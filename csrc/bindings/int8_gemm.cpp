@@ -7,13 +7,6 @@
 namespace cnnkern {
 namespace {
 
-// Rows (m, k) as an image, against n output channels.
-Conv2dShape shape_of(int64_t m, int64_t k, int64_t n) {
-  check(k > 0 && n > 0, "expected at least 1 column and 1 row of weights, got ", n, " and ", k);
-  check_sum("k", k);
-  return {1, k, m, 1, n, m, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, true};
-}
-
 // `b` (n, k, 1, 1) of a matrix whose element (k, n) lies at b_k * k + b_n * n.
 Tensor pack_matrix(const char* name, const Tensor& b, int64_t k, int64_t n, int64_t b_k, int64_t b_n) {
   check_int8_weight(name, b, 2);
@@ -36,7 +29,7 @@ Tensor int8_gemm_packed(const Tensor& a, const Tensor& packed, int64_t n, int64_
   check(a.dim() == 2, "a: expected 2 dimensions (m, k), got ", a.dim());
   check_activations("a", a, a_zero_point);
   check_int8_weight("packed", packed, 1);
-  const Conv2dShape shape = shape_of(a.size(0), a.size(1), n);
+  const Conv2dShape shape = shape_of_rows(a.size(0), a.size(1), n);
   check_packed(packed, int8_packing(Int8Weight::of(shape, nullptr)).size);
   const Tensor y = empty_tensor({a.size(0), n}, {n, 1}, ScalarType::Int);
   run_int8_sums(torch::stable::contiguous(a), shape, packed, a_zero_point, y);
@@ -52,20 +45,9 @@ Tensor int8_gemm(const Tensor& a, const Tensor& b, int64_t a_zero_point) {
 
 Tensor linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
               const Int8Quantization& q, bool relu) {
-  check(x.dim() > 0, "x: expected at least 1 dimension (..., C), got 0");
   check_activations("x", x, q.x_zero_point);
-  std::vector<int64_t> sizes, strides(static_cast<size_t>(x.dim()));
-  int64_t rows = 1;
-  for (int64_t d = 0; d + 1 < x.dim(); ++d) {
-    sizes.push_back(x.size(d));
-    rows *= x.size(d);
-  }
-  const int64_t k = q.weight_scale.dim() == 1 ? q.weight_scale.size(0) : 0;
-  sizes.push_back(k);
-  const Conv2dShape shape = shape_of(rows, x.size(x.dim() - 1), k);
+  const auto [shape, sizes, strides] = int8_rows(x, q.weight_scale.dim() == 1 ? q.weight_scale.size(0) : 0);
   check_packed(packed, int8_packing(Int8Weight::of(shape, nullptr)).size);
-  int64_t step = 1;
-  for (size_t d = sizes.size(); d-- > 0; step *= std::max<int64_t>(1, sizes[d])) strides[d] = step;
   const Tensor y = empty_tensor(sizes, strides, int8_output_type(x, q.out_scale));
   run_int8(torch::stable::contiguous(x), shape, nullptr, packed, bias, q, relu, y);
   return y;

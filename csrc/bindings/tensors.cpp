@@ -141,7 +141,12 @@ Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t
 }
 
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like) {
-  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), like);
+  return empty_image(n, c, h, w, channels_last, like.scalar_type(), like);
+}
+
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype,
+                   const Tensor& like) {
+  return empty_tensor({n, c, h, w}, image_strides(c, h, w, channels_last), dtype, like);
 }
 
 Tensor empty_scratch(int64_t size, const Tensor& like) {

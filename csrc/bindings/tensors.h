@@ -78,6 +78,8 @@ Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t
 Tensor empty_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
                     const Tensor& like);
 Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, const Tensor& like);
+Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype,
+                   const Tensor& like);
 Tensor empty_scratch(int64_t size, const Tensor& like);
 
 // A bias of K values, made contiguous, or nothing.

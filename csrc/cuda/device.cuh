@@ -43,18 +43,24 @@ __device__ __forceinline__ void load_matrices(uint32_t (&fragments)[4], const vo
                : "memory");
 }
 
-// sums += a · bᵀ of a 16 x 32-byte and an 8 x 32-byte fragment.
-#define CNNKERN_MMA(name, shape, types)                                                                      \
-  __device__ __forceinline__ void name(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
-    asm volatile("mma.sync.aligned." shape ".row.col." types                                                 \
-                 " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                    \
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                            \
+// sums += a · bᵀ of a 16 x 32-byte and an 8 x 32-byte fragment. Sums of integers are exact while s32 holds
+// them.
+#define CNNKERN_MMA(name, Sum, constraint, shape, types)                                                     \
+  __device__ __forceinline__ void name(Sum(&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {    \
+    asm volatile(                                                                                            \
+        "mma.sync.aligned." shape ".row.col." types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+        : "+" constraint(sums[0]), "+" constraint(sums[1]), "+" constraint(sums[2]), "+" constraint(sums[3]) \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                     \
   }
-CNNKERN_MMA(mma_tf32, "m16n8k8", "f32.tf32.tf32.f32")
-CNNKERN_MMA(mma_float16, "m16n8k16", "f32.f16.f16.f32")
-CNNKERN_MMA(mma_bfloat16, "m16n8k16", "f32.bf16.bf16.f32")
+CNNKERN_MMA(mma_tf32, float, "f", "m16n8k8", "f32.tf32.tf32.f32")
+CNNKERN_MMA(mma_float16, float, "f", "m16n8k16", "f32.f16.f16.f32")
+CNNKERN_MMA(mma_bfloat16, float, "f", "m16n8k16", "f32.bf16.bf16.f32")
+CNNKERN_MMA(mma_uint8, int32_t, "r", "m16n8k32", "s32.u8.s8.s32")
+CNNKERN_MMA(mma_int8, int32_t, "r", "m16n8k32", "s32.s8.s8.s32")
 #undef CNNKERN_MMA
+
+// Of the values of all lanes of a warp.
+__device__ __forceinline__ int32_t sum_of_warp(int32_t value) { return __reduce_add_sync(~0u, value); }
 
 __device__ __forceinline__ float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 __device__ __forceinline__ uint16_t float_to_half(float value) {

@@ -1,4 +1,4 @@
-// The numbers in memory and the arithmetic on them. Sums are float32 whatever the numbers are.
+// The numbers in memory and the arithmetic on them. Sums are float32, and int32 of integers.
 #pragma once
 #include "cuda/arithmetic.h"
 #include "cuda/device.cuh"
@@ -37,12 +37,14 @@ __device__ __forceinline__ Bfloat16 from_float(float value) {
 // float32 exactly: FFMA.
 struct Float32Math {
   using Number = float;
+  using Sum = float;
   static constexpr bool kTensorCores = false;
 };
 
 // Tensor cores read the upper 19 bits of a float32: a relative error below 2^-10 of each factor.
 struct Tf32Math {
   using Number = float;
+  using Sum = float;
   static constexpr bool kTensorCores = true;
   static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
@@ -52,6 +54,7 @@ struct Tf32Math {
 
 struct Float16Math {
   using Number = Half;
+  using Sum = float;
   static constexpr bool kTensorCores = true;
   static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
@@ -61,10 +64,32 @@ struct Float16Math {
 
 struct Bfloat16Math {
   using Number = Bfloat16;
+  using Sum = float;
   static constexpr bool kTensorCores = true;
   static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
     mma_bfloat16(sums, a, b0, b1);
+  }
+};
+
+// Exactly: u8 times s8, and s8 times s8.
+struct Uint8Math {
+  using Number = uint8_t;
+  using Sum = int32_t;
+  static constexpr bool kTensorCores = true;
+  static __device__ __forceinline__ void mma(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+    mma_uint8(sums, a, b0, b1);
+  }
+};
+
+struct Int8Math {
+  using Number = int8_t;
+  using Sum = int32_t;
+  static constexpr bool kTensorCores = true;
+  static __device__ __forceinline__ void mma(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+    mma_int8(sums, a, b0, b1);
   }
 };
 

@@ -76,7 +76,9 @@ def test_products_are_done_by_the_instructions_meant_for_them() -> None:
         if not re.search(r"\dmultiply(_kept)?I|cp_forward", name):
             continue
         counted += 1
-        assert ("HMMA" in body) == ("Float32Math" not in name), name
+        integers = "int8Math" in name or "Int8Math" in name
+        assert ("IMMA" in body) == integers, name
+        assert ("HMMA" in body) == (not integers and "Float32Math" not in name), name
         assert "Float32Math" not in name or "FFMA" in body, name
         assert "LDGSTS" in body, f"{name}: no asynchronous copies"
         assert "LDSM" in body or "Float32Math" in name, f"{name}: no ldmatrix"

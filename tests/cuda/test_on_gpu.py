@@ -2,14 +2,26 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cnnkern import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d, ops, reference
+from cnnkern import (
+    ColumnSparseConv2d,
+    CPConv2d,
+    Im2colConv2d,
+    Int8Conv2d,
+    Int8Linear,
+    PerforatedConv2d,
+    ops,
+    reference,
+)
 from tests.cuda.cases import CUTS, with_dtype
 from tests.ops.cases import Case
+from tests.ops.integers import conv2d_arguments
 from tests.ops.masks import mask_of
 
 CASE = Case((2, 16, 9, 12), 24, (3, 3), padding=(1, 1), rank=40)
@@ -23,6 +35,12 @@ def _gpu() -> None:
 
 def on_gpu(tensors: list[Tensor | None], dtype: torch.dtype = torch.bfloat16) -> list[Tensor | None]:
     return [None if t is None else t.cuda() for t in with_dtype(tensors, dtype)]
+
+
+def int8_on_gpu(case: Case) -> tuple[list[Tensor | None], dict[str, Any]]:
+    tensors, options = conv2d_arguments(case, torch.uint8)
+    on_device = [None if t is None else t.cuda() for t in tensors]
+    return on_device, options | {"weight_scale": options["weight_scale"].cuda()}
 
 
 def calls(
@@ -46,9 +64,17 @@ def calls(
     ]
 
 
+def int8_calls(case: Case) -> list[Callable[[], Tensor]]:
+    (x, weight, bias), options = int8_on_gpu(case)
+    images = x, x.contiguous(memory_format=torch.channels_last)
+    return [partial(ops.int8_conv2d, image, weight, bias, **options) for image in images]
+
+
 def test_every_kernel_runs_on_small_cases() -> None:
     """What compute-sanitizer looks into."""
     for case in (CASE, *CUTS[-2:]):
+        for call in int8_calls(case):
+            call()
         for dtype in (torch.float32, torch.float16):
             x, weight, bias = (t.requires_grad_() for t in on_gpu(case.conv2d_arguments(), dtype))
             for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -79,10 +105,11 @@ def sparse_gradients(case: Case, x: Tensor) -> list[Callable[[], tuple[Tensor, .
     ]
 
 
-@pytest.mark.parametrize("which", range(6))
+@pytest.mark.parametrize("which", range(7))
 def test_captured_calls_follow_their_input(which: int) -> None:
     x = on_gpu([torch.randn(CASE.x)])[0]
-    call = calls(CASE, x=x)[which]
+    integers = Int8Conv2d.from_conv(nn.Conv2d(16, 24, 3), 0.05, 128).eval().cuda()
+    call = [*calls(CASE, x=x), lambda: integers(x)][which]
     call()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -106,7 +133,8 @@ def test_calls_go_to_the_current_stream() -> None:
 
 
 def test_the_same_bits_every_time() -> None:
-    for call in calls(Case((1, 512, 7, 7), 512, (3, 3), padding=(1, 1), rank=384)):
+    case = Case((1, 512, 7, 7), 512, (3, 3), padding=(1, 1), rank=384)
+    for call in (*calls(case), *int8_calls(case)):
         expected = call()
         assert all(torch.equal(call(), expected) for _ in range(5))
     case = Case((8, 64, 28, 28), 64, (3, 3), padding=(1, 1))
@@ -135,6 +163,25 @@ def test_layers_compute_in_eval_mode(name: str, dtype: torch.dtype) -> None:
         expected = stock.double()(x.double())
     eps = max(torch.finfo(dtype).eps, 2.0**-10)
     assert (y - expected).abs().max() <= 2 * 9 * eps * expected.abs().max() * 16
+
+
+@pytest.mark.parametrize("out_scale", [None, 0.05])
+@pytest.mark.parametrize("kind", [Int8Conv2d, Int8Linear])
+def test_int8_layers_compute_what_they_do_on_the_cpu(kind: type[nn.Module], out_scale: float | None) -> None:
+    """Of real numbers and of integers, and their state goes back and forth."""
+    numbers = {"x_scale": 0.05, "x_zero_point": 120, "out_scale": out_scale, "out_zero_point": 99}
+    if kind is Int8Conv2d:
+        layer = kind.from_conv(nn.Conv2d(16, 24, 3, padding=1).eval(), **numbers)
+    else:
+        layer = kind.from_linear(nn.Linear(12, 24).eval(), **numbers)
+    moved = deepcopy(layer).cuda()
+    for x in (torch.randn(2, 16, 9, 12), torch.randint(256, (2, 16, 9, 12), dtype=torch.uint8)):
+        for call in (moved, deepcopy(moved).train()):
+            y = call(x.cuda())
+            assert y.is_cuda
+            assert torch.equal(y.cpu(), layer(x))
+    layer.load_state_dict(moved.state_dict())
+    assert torch.equal(moved.cpu()(x), layer(x))
 
 
 def test_autograd_and_autocast() -> None:
@@ -172,6 +219,16 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.cnnkern, name).default, arguments)
 
 
+def test_opcheck_of_integers() -> None:
+    (x, weight, bias), options = int8_on_gpu(CASE)
+    numbers = options["weight_scale"], options["x_scale"], options["x_zero_point"], 10.0, 7
+    arguments = (x, weight, bias, *numbers, *map(list, (CASE.stride, CASE.padding, CASE.dilation)), 1, True)
+    torch.library.opcheck(torch.ops.cnnkern.int8_conv2d.default, arguments)
+    with torch.autocast("cuda"):
+        y = torch.ops.cnnkern.int8_conv2d(*arguments)
+    assert torch.equal(y, torch.ops.cnnkern.int8_conv2d(*arguments))
+
+
 @pytest.mark.parametrize("kind", ["half", "each image"])
 def test_opcheck_of_sparse_operations(kind: str) -> None:
     x, weight, bias = on_gpu(CASE.conv2d_arguments(), torch.float32)
@@ -204,3 +261,7 @@ def test_agrees_on_a_large_layer() -> None:
         y = getattr(ops, operation)(*given, **case.options)
         eps = torch.finfo(torch.bfloat16).eps
         reference.assert_within_mixed_bound(y, getattr(reference, operation), eps, *given, **case.options)
+    tensors, options = conv2d_arguments(case, torch.int8)
+    expected = reference.int8_conv2d(*tensors, **options)
+    options["weight_scale"] = options["weight_scale"].cuda()
+    assert torch.equal(ops.int8_conv2d(*(t.cuda() for t in tensors), **options).cpu(), expected)

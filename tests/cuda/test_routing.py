@@ -12,6 +12,7 @@ from cnnkern.ops import arguments
 from cnnkern.ops.column_sparse_conv2d import packed_length as column_sparse_conv2d_length
 from cnnkern.ops.conv2d import packed_length as conv2d_length
 from cnnkern.ops.cp_conv2d import packed_length as cp_conv2d_length
+from cnnkern.ops.int8_arguments import packed_length as int8_length
 from tests.cuda.platforms import Platform
 from tests.ops.cases import Case
 
@@ -21,15 +22,17 @@ WITH_KERNELS = (
     *("conv2d_packed", "column_sparse_conv2d_packed", "cp_conv2d", "cp_conv2d_pack"),
     *(f"perforated_conv2d{form}" for form in ("", "_backward", "_packed")),
 )
+INTEGERS = [f"int8_{name}" for name in ("conv2d", "conv2d_pack", "conv2d_packed")]
+INTEGERS += [f"int8_{name}" for name in ("gemm", "gemm_pack", "gemm_packed", "linear", "linear_packed")]
 built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has no CUDA kernels")
 
 
 @built
-@pytest.mark.parametrize("name", [*WITH_KERNELS, "cp_conv2d_packed", "im2col"])
+@pytest.mark.parametrize("name", [*WITH_KERNELS, "cp_conv2d_packed", "im2col", *INTEGERS])
 def test_kernels_are_registered(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", "CUDA")
     key = "AutocastCUDA"
-    differentiable = not name.endswith(("_backward", "_pack"))
+    differentiable = not name.endswith(("_backward", "_pack")) and "gemm" not in name
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", key) == differentiable
 
 
@@ -64,6 +67,28 @@ def test_float64_is_refused_on_cuda() -> None:
         ops.cp_conv2d(*fakes(torch.float64), **CASE.options)
 
 
+def test_integers_without_kernels_are_refused_on_cuda() -> None:
+    numbers = {"x_scale": 0.1, "x_zero_point": 3, "groups": 2}
+    integers = {"dtype": torch.int8, "device": "cuda"}
+    with FakeTensorMode():
+        x, scale = torch.empty(2, 6, 9, 8, **integers), torch.empty(10, device="cuda")
+        sparse, columns = torch.empty(10, 5, **integers), fake((2, 5), torch.int32)
+        c, h, w, k = (fake(f.shape, torch.float32) for f in CASE.cp_arguments()[1:5])
+        scale_c = torch.empty(CASE.rank, device="cuda")
+        message = "x: expected a tensor on the CPU, got one on cuda:0: no kernel for it"
+        with pytest.raises(NotImplementedError, match=message):
+            ops.int8_column_sparse_conv2d(
+                x, sparse, columns, weight_scale=scale, kernel_size=CASE.kernel, **numbers
+            )
+        with pytest.raises(NotImplementedError, match=message):
+            ops.int8_cp_conv2d(
+                *(x, c.to(torch.int8), h, w, k.to(torch.int8)),
+                factor_c_scale=scale_c,
+                factor_k_scale=scale,
+                **numbers,
+            )
+
+
 def test_a_build_without_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "_CUDA", False)
     message = r"x: expected a tensor on the CPU, got one on cuda:0: this build has none for CUDA \("
@@ -94,6 +119,33 @@ def test_packed_lengths_are_those_of_the_fakes(emulated: Platform, dtype: torch.
     assert lengths == tuple(p.numel() for p in packed)
 
 
+@pytest.mark.parametrize("size", [(10, 3, 3, 2), (10, 1, 3, 3)], ids=str)
+def test_packed_lengths_of_integers_are_those_of_the_fakes(emulated: Platform, size: tuple) -> None:
+    groups = 6 // size[1]
+    weight = torch.zeros((12, *size[1:]), dtype=torch.int8)
+    packed = emulated.operations.int8_conv2d_pack(weight, groups)
+    rows = weight.flatten(1)
+    matrix = emulated.operations.int8_gemm_pack(rows.t())
+    with FakeTensorMode():
+        like = torch.empty(1, dtype=torch.int8, device="cuda")
+        assert int8_length(weight.shape, groups, like) == packed.numel()
+        assert int8_length((*rows.shape, 1, 1), 1, like) == matrix.numel()
+
+
+@built
+def test_fake_kernels_of_integers_know_cuda() -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 6, 9, 8, dtype=torch.uint8, device="cuda")
+        weight = torch.empty(10, 3, 3, 2, dtype=torch.int8, device="cuda")
+        scale = torch.empty(10, device="cuda")
+        numbers = {"x_scale": 0.1, "x_zero_point": 3, "weight_scale": scale}
+        y = ops.int8_conv2d(x, weight, groups=2, **numbers)
+        assert (y.device.type, y.dtype, y.shape) == ("cuda", torch.float32, (2, 10, 7, 7))
+        b = torch.empty(8, 10, dtype=torch.int8, device="cuda")
+        packed = ops.int8_gemm_pack(b)
+        assert ops.int8_gemm(x[0, 0], packed).shape == (9, 10)
+
+
 def test_make_gpu_says_that_there_is_no_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
@@ -103,7 +155,8 @@ def test_make_gpu_says_that_there_is_no_gpu() -> None:
 
 
 def test_what_make_gpu_runs_can_be_imported() -> None:
-    from bench import gpu_contests, graph_timing
+    from bench import gpu_contests, gpu_int8, graph_timing
 
-    assert len({contest.key for contest in gpu_contests.all_contests()}) > 50
+    contests = *gpu_contests.all_contests(), *gpu_int8.int8_contests()
+    assert len({contest.key for contest in contests}) == len(contests) > 90
     assert graph_timing.interleave([], 1, torch.empty(0)) == {}

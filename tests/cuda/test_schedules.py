@@ -3,7 +3,8 @@ running them finds what it is there for, in a copy of a kernel with a defect."""
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,32 +15,34 @@ from tests.emulator.build import PLAIN, ROOT, build_driver
 from tests.ops.cases import Case
 
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
+INTEGERS = ("uint8", "int8")
 OPERATIONS = ("conv2d", "cp_conv2d", "column_sparse_conv2d", "perforated_conv2d")
 SANITIZED = {
     "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
     "ThreadSanitizer": ("-O1", "-g1", "-fsanitize=thread"),
 }
 # Races are a matter of barriers, which all arithmetics share, and looking for them is slow.
+FOR_INTEGERS = [*CUTS[-3:], Case((1, 8, 3, 5), 8, (3, 3), padding=(1, 1), groups=8)]
 LOOKED_AT = {
-    "AddressSanitizer": ([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS),
-    "ThreadSanitizer": ([CUTS[-1]], ("bfloat16",)),
+    "AddressSanitizer": [([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS), (FOR_INTEGERS, INTEGERS)],
+    "ThreadSanitizer": [([CUTS[-1]], ("bfloat16",)), (FOR_INTEGERS[1:], ("uint8",))],
 }
 
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
 
 
-def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iterator[str]:
+def lines(cases: list[Case], arithmetics: tuple[str, ...] = (*ARITHMETICS, *INTEGERS)) -> Iterator[str]:
     """What the driver reads."""
     for case in cases:
-        for operation in OPERATIONS:
-            for arithmetic in arithmetics:
+        for arithmetic in arithmetics:
+            for operation in ("int8_conv2d",) if arithmetic in INTEGERS else OPERATIONS:
                 for layout in ("contiguous", "channels_last"):
                     numbers = [*case.x, case.channels, *case.kernel, *case.stride, *case.padding]
                     numbers += [*case.dilation, case.groups, case.rank]
                     yield " ".join(map(str, [operation, arithmetic, layout, *numbers]))
 
 
-def drive(driver: Path, given: Iterator[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def drive(driver: Path, given: Iterable[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [driver],
         input="\n".join(given),
@@ -67,9 +70,8 @@ def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: in
 @pytest.mark.parametrize("sanitizer", SANITIZED)
 def test_the_sanitizers_find_nothing(sanitizer: str, multiprocessors: str) -> None:
     driver = build_driver(*SANITIZED[sanitizer])
-    done = drive(
-        driver, lines(*LOOKED_AT[sanitizer]), EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1"
-    )
+    given = chain.from_iterable(lines(*part) for part in LOOKED_AT[sanitizer])
+    done = drive(driver, given, EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1")
     assert done.returncode == 0, done.stdout + done.stderr[:4000]
 
 

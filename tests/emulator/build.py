@@ -59,7 +59,8 @@ def load_library() -> torch._ops._OpNamespace:
     includes.append(Path(sysconfig.get_path("include")))
     macros = ["CNNKERN_EMULATED", "Py_LIMITED_API=0x030B0000", "TORCH_TARGET_VERSION=0x020b000000000000"]
     bindings = (*compiler("-O1"), *(f"-isystem{i}" for i in includes), *(f"-D{m}" for m in macros))
-    sources = [ROOT / "csrc/bindings/tensors.cpp", *sorted((ROOT / "csrc/bindings/cuda").glob("*.cpp"))]
+    shared = [ROOT / "csrc/bindings" / f"{name}.cpp" for name in ("tensors", "int8_arguments")]
+    sources = [*shared, *sorted((ROOT / "csrc/bindings/cuda").glob("*.cpp"))]
     objects = kernel_objects(folder, compiler(*PLAIN))
     objects += [
         Object(folder / source.relative_to(ROOT).with_suffix(".o"), source, bindings) for source in sources

@@ -4,6 +4,7 @@
 // once. EMULATOR_MULTIPROCESSORS and EMULATOR_SHARED_BYTES describe another GPU to the plans.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <tuple>
@@ -39,6 +40,17 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 inline void __syncthreads() { emulator::block().synchronize(); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+// Each rounds by itself: nothing is fused, whatever the compiler may do elsewhere.
+inline float __fadd_rn(float a, float b) {
+  const volatile float sum = a + b;
+  return sum;
+}
+inline float __fmul_rn(float a, float b) {
+  const volatile float product = a * b;
+  return product;
+}
+inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 using std::max;
 using std::min;
 

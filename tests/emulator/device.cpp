@@ -1,14 +1,16 @@
 // Matrix instructions: the fragments as the PTX ISA lays them out over the lanes of a warp, the arithmetic in
-// double. What the hardware does with the last bits of a sum is not documented, and not imitated.
+// double, in which sums of integers are exact. What the hardware does with the last bits of a sum of others
+// is not documented, and not imitated.
 #include "cuda/device.cuh"
 
 namespace cnnkern::cuda {
 namespace {
 
-enum Operation { kLoadMatrices = 1, kMma };
+enum Operation { kLoadMatrices = 1, kMma, kSumOfWarp };
 
+template <class Sum>
 struct MmaOperands {
-  float* sums;
+  Sum* sums;
   const uint32_t* a;
   uint32_t b[2];
 };
@@ -36,18 +38,24 @@ struct Bfloat16 {
   }
 };
 
-template <class Format>
-EMULATOR_UNSEEN void multiply(MmaOperands** lanes) {
-  constexpr int kDepth = Format::kDepth, kPerRegister = kDepth / 8;
+template <class T>
+struct Bytes {
+  static constexpr int kDepth = 32;
+  static double number(uint32_t bits, int which) { return static_cast<T>(bits >> 8 * which); }
+};
+
+template <class A, class B, class Sum>
+EMULATOR_UNSEEN void multiply(MmaOperands<Sum>** lanes) {
+  constexpr int kDepth = A::kDepth, kPerRegister = kDepth / 8;
   double a[16][kDepth], b[kDepth][8];
   for (int lane = 0; lane < 32; ++lane) {
     const int group = lane / 4, k = lane % 4 * kPerRegister;
     for (int which = 0; which < kPerRegister; ++which)
       for (int half = 0; half < 2; ++half) {
         const int at = k + which + half * kDepth / 2;
-        a[group][at] = Format::number(lanes[lane]->a[2 * half], which);
-        a[group + 8][at] = Format::number(lanes[lane]->a[2 * half + 1], which);
-        b[at][group] = Format::number(lanes[lane]->b[half], which);
+        a[group][at] = A::number(lanes[lane]->a[2 * half], which);
+        a[group + 8][at] = A::number(lanes[lane]->a[2 * half + 1], which);
+        b[at][group] = B::number(lanes[lane]->b[half], which);
       }
   }
   for (int lane = 0; lane < 32; ++lane)
@@ -55,14 +63,14 @@ EMULATOR_UNSEEN void multiply(MmaOperands** lanes) {
       const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
       double sum = lanes[lane]->sums[i];
       for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
-      lanes[lane]->sums[i] = static_cast<float>(sum);
+      lanes[lane]->sums[i] = static_cast<Sum>(sum);
     }
 }
 
-template <class Format>
-EMULATOR_UNSEEN void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  MmaOperands operands{sums, a, {b0, b1}};
-  emulator::block().collective(kMma, ~0u, &operands, multiply<Format>);
+template <class A, class B = A, class Sum>
+EMULATOR_UNSEEN void mma(Sum (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  MmaOperands<Sum> operands{sums, a, {b0, b1}};
+  emulator::block().collective(kMma, ~0u, &operands, multiply<A, B, Sum>);
 }
 
 struct MatrixRow {
@@ -74,6 +82,12 @@ EMULATOR_UNSEEN void distribute(MatrixRow** lanes) {
   for (int lane = 0; lane < 32; ++lane)
     for (int matrix = 0; matrix < 4; ++matrix)
       lanes[lane]->fragments[matrix] = lanes[8 * matrix + lane / 4]->words[lane % 4];
+}
+
+EMULATOR_UNSEEN void add_up(int32_t** lanes) {
+  uint32_t sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += static_cast<uint32_t>(*lanes[lane]);
+  for (int lane = 0; lane < 32; ++lane) *lanes[lane] = static_cast<int32_t>(sum);
 }
 
 }  // namespace
@@ -95,6 +109,17 @@ void mma_float16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 }
 void mma_bfloat16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   mma<Bfloat16>(sums, a, b0, b1);
+}
+void mma_uint8(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  mma<Bytes<uint8_t>, Bytes<int8_t>>(sums, a, b0, b1);
+}
+void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  mma<Bytes<int8_t>>(sums, a, b0, b1);
+}
+
+int32_t sum_of_warp(int32_t value) {
+  emulator::block().collective(kSumOfWarp, ~0u, &value, add_up);
+  return value;
 }
 
 }  // namespace cnnkern::cuda

@@ -15,6 +15,7 @@
 #include "cuda/cp_conv2d/cp_conv2d.h"
 #include "cuda/device.cuh"
 #include "cuda/perforated_conv2d/perforated_conv2d.h"
+#include "driver_int8.h"
 
 namespace cnnkern::cuda {
 namespace {
@@ -330,7 +331,8 @@ int run_all() {
               : c.operation == "cp_conv2d"            ? run_cp_conv2d(c, device)
               : c.operation == "column_sparse_conv2d" ? run_column_sparse_conv2d(c, device)
               : c.operation == "perforated_conv2d"    ? run_perforated_conv2d(c, device)
-                                                      : "unknown operation";
+              : c.operation == "int8_conv2d" ? run_int8_conv2d(c.shape, c.arithmetic == "int8", device)
+                                             : "unknown operation";
     }
     if (wrong.empty()) continue;
     ++failed;

@@ -1,48 +1,21 @@
 """int8_gemm, int8_conv2d and int8_linear give the integers of the reference, all of them, on every ISA."""
 
-import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cnnkern import ops, reference
 from cnnkern.ops.int8_arguments import LONGEST_SUM
 from tests.ops.cases import CASES, LAYOUTS, SHARED, Case, laid_out
-
-DTYPES = (torch.uint8, torch.int8)
-
-
-def integers(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Every value of the type, at random."""
-    limits = torch.iinfo(dtype)
-    return torch.randint(limits.min, limits.max + 1, size, dtype=dtype)
-
-
-def conv2d_arguments(case: Case, dtype: torch.dtype) -> tuple[list[Tensor | None], dict[str, Any]]:
-    """x, weight and bias, and the options of int8_conv2d without an out_scale."""
-    tensors = [integers(case.x, dtype), integers(case.weight_size, torch.int8)]
-    bias = torch.randn(case.channels) if case.bias else None
-    zero_point = 3 if dtype is torch.int8 else 131
-    scales = {"x_scale": 0.02, "x_zero_point": zero_point, "weight_scale": torch.rand(case.channels) + 0.01}
-    return [*tensors, bias], {**scales, **case.options}
-
-
-def out_scale_of(case: Case) -> float:
-    """A scale at which some outputs are clamped: random sums are of √(products) · 128 · 74, x_scale 0.02."""
-    return math.sqrt(math.prod(case.weight_size[1:])) * 128 * 74 * 0.02 / 150
+from tests.ops.integers import DTYPES, conv2d_arguments, integers, varied_arguments
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolution_has_the_bits_of_the_reference(case: Case, int8_isa: str) -> None:
-    """Dense and sliced layouts alternate from case to case, as do x's dtype, the activation and what comes
-    out; every layout has the same tensors."""
+    """Dense and sliced layouts alternate from case to case; every layout has the same tensors."""
     index = CASES.index(case)
-    (x, weight, bias), options = conv2d_arguments(case, DTYPES[index // 2 % 2])
-    if index % 3:
-        options |= {"out_scale": out_scale_of(case), "out_zero_point": 17}
-    options["activation"] = (None, "relu")[index // 4 % 2]
+    (x, weight, bias), options = varied_arguments(case, index // 2)
     expected = reference.int8_conv2d(x, weight, bias, **options)
     for layout in LAYOUTS[index % 2 * 2 :][:2]:
         y = ops.int8_conv2d(laid_out(x, layout, fill=77), weight, bias, **options)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cnnkern import ops, reference
 from tests.ops.cases import CASES, LAYOUTS, SHARED, Case, laid_out
-from tests.ops.test_int8 import DTYPES, conv2d_arguments, integers, out_scale_of
+from tests.ops.integers import DTYPES, conv2d_arguments, integers, out_scale_of
 
 GEOMETRIES = [case for case in CASES if case.x[0] == 2 or case.kernel not in ((1, 1), (3, 3))]
 

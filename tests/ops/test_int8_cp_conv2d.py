@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnnkern import ops, reference
 from tests.ops.cases import CASES, LAYOUTS, SHARED, Case, laid_out
-from tests.ops.test_int8 import DTYPES, integers
+from tests.ops.integers import DTYPES, integers
 
 
 def arguments(case: Case, dtype: torch.dtype) -> tuple[list[Tensor | None], dict[str, Any]]:

@@ -6,10 +6,6 @@
 
 namespace cnnkern {
 
-// The longest sum that cannot leave s32: activations differ from their zero point by at most 255, weights
-// from zero by at most 128. What a sum is on the way does not matter, since s32 addition wraps.
-constexpr int64_t kInt8LongestSum = INT32_MAX / (255 * 128);
-
 // A weight as it is packed. Depthwise, a panel has output channels of several groups.
 struct Int8Weight {
   int64_t out_channels;

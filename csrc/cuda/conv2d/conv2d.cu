@@ -34,8 +34,14 @@ cudaError_t launch_pack(const void* weight, const WeightLayout& from, void* pack
 
 cudaError_t conv2d_pack(const void* weight, const WeightLayout& layout, int64_t number_bytes, void* packed,
                         cudaStream_t stream) {
-  return number_bytes == 2 ? launch_pack<uint16_t>(weight, layout, packed, stream)
-                           : launch_pack<uint32_t>(weight, layout, packed, stream);
+  switch (number_bytes) {
+    case 1:
+      return launch_pack<uint8_t>(weight, layout, packed, stream);
+    case 2:
+      return launch_pack<uint16_t>(weight, layout, packed, stream);
+    default:
+      return launch_pack<uint32_t>(weight, layout, packed, stream);
+  }
 }
 
 int64_t conv2d_scratch(const Conv2dShape& shape, Arithmetic arithmetic, const Device& device) {

@@ -34,11 +34,15 @@ inline Conv2dPlan plan_product(int64_t m, int64_t n, int64_t groups, int64_t til
   return {TileSize::k64x64, tiles, quotient_up(tiles, quotient_up(tiles, parts))};
 }
 
-inline Conv2dPlan plan_conv2d(const Conv2dShape& s, Arithmetic arithmetic, const Device& device) {
-  const int64_t row = 128 / bytes_of(arithmetic), chunk = 16 / bytes_of(arithmetic);
+inline Conv2dPlan plan_conv2d(const Conv2dShape& s, int64_t number_bytes, const Device& device) {
+  const int64_t row = 128 / number_bytes, chunk = 16 / number_bytes;
   const int64_t depth = s.kernel_height * s.kernel_width * rounded_up(s.in_channels / s.groups, chunk);
   return plan_product(s.batch * s.out_height * s.out_width, s.out_channels / s.groups, s.groups,
                       quotient_up(depth, row), device.multiprocessors);
+}
+
+inline Conv2dPlan plan_conv2d(const Conv2dShape& s, Arithmetic arithmetic, const Device& device) {
+  return plan_conv2d(s, bytes_of(arithmetic), device);
 }
 
 // A product for the gradient of x sums over the outputs that a pixel goes into.

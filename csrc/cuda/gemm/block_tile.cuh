@@ -16,7 +16,7 @@ template <class Math, int kRows, int kColumns>
 struct WarpTile {
   static_assert(kRows % 16 == 0 && kColumns % 16 == 0, "whole fragments, and pairs of them along n");
 
-  float sums[kRows / 16][kColumns / 8][4] = {};
+  typename Math::Sum sums[kRows / 16][kColumns / 8][4] = {};
 
   // Adds the product of one tile of A, from row `row` on, and one of B, from row `column` on.
   __device__ __forceinline__ void multiply(const unsigned char* a, int row, const unsigned char* b,
@@ -93,6 +93,7 @@ template <class MathType, int kTileM, int kTileN, int kWarpsM, int kWarpsN, int 
 struct BlockTile {
   using Math = MathType;
   using Number = typename Math::Number;
+  using Sum = typename Math::Sum;
   static constexpr int kM = kTileM, kN = kTileN, kSlots = kSlotCount;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
@@ -148,7 +149,7 @@ struct BlockTile {
   // Calls visit(row, column, value, value of the next column) for this thread's part of the tile.
   template <class Visit>
   static __device__ __forceinline__ void visit(const Sums& sums, const Visit& visit) {
-    sums.visit([&](int row, int column, float first, float second) {
+    sums.visit([&](int row, int column, Sum first, Sum second) {
       visit(warp_row() + row, warp_column() + column, first, second);
     });
   }

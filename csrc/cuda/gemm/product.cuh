@@ -37,17 +37,18 @@ struct Cover {
   }
 };
 
-template <class A, class B, class T>
+// Of two sources of numbers T.
+template <class A, class B, class T, class Out = Output<T>>
 struct Product {
   A a;
   B b;
-  Output<T> output;
+  Out output;
   Cover cover;
 };
 
-template <class Tile>
+template <class Tile, class Out = Output<float>>
 constexpr int kTileBytes =
-    Tile::kPipelineBytes > Staging<Tile>::kBytes ? Tile::kPipelineBytes : Staging<Tile>::kBytes;
+    Tile::kPipelineBytes > kStagedBytes<Tile, Out> ? Tile::kPipelineBytes : kStagedBytes<Tile, Out>;
 
 // Adds the product of a part's rows of A and B to `sums`.
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
@@ -62,9 +63,9 @@ __device__ __forceinline__ void accumulate(typename Tile::Sums& sums, const A& a
 }
 
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
-          class A, class B>
+          class A, class B, class Out>
 __global__ void __launch_bounds__(Tile::kThreads)
-    multiply(const __grid_constant__ Product<A, B, typename Tile::Number> product) {
+    multiply(const __grid_constant__ Product<A, B, typename Tile::Number, Out> product) {
   const auto& output = product.output;
   const Part part = product.cover.template part<Tile>(static_cast<int>(blockIdx.x));
   typename Tile::Sums sums;
@@ -79,15 +80,15 @@ __global__ void __launch_bounds__(Tile::kThreads)
     return output.offset(image, pixel);
   };
   store_tile<Tile>(sums, output, part.first_column, part.group, part.split, offset_of,
-                   reinterpret_cast<float*>(shared_memory()));
+                   reinterpret_cast<typename Tile::Sum*>(shared_memory()));
 }
 
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
-          class A, class B>
-cudaError_t launch_multiply(const Product<A, B, typename Tile::Number>& product, int64_t splits,
+          class A, class B, class Out>
+cudaError_t launch_multiply(const Product<A, B, typename Tile::Number, Out>& product, int64_t splits,
                             cudaStream_t stream) {
-  const cudaError_t error = launch(multiply<Tile, RowsOfA, RowsOfB, A, B>, product.cover.blocks,
-                                   Tile::kThreads, kTileBytes<Tile>, stream, product);
+  const cudaError_t error = launch(multiply<Tile, RowsOfA, RowsOfB, A, B, Out>, product.cover.blocks,
+                                   Tile::kThreads, kTileBytes<Tile, Out>, stream, product);
   if (error != cudaSuccess || splits == 1) return error;
   return launch_add_partial_sums(product.output, splits, stream);
 }

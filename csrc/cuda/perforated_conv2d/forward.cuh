@@ -73,7 +73,10 @@ __device__ void show_pixels(const ShownTile<T>& tile, const float* staging) {
     tile.kept.visit(row, [&](int position) {
       T* const to = tile.y + tile.output.offset(row.image, position) + channel;
       if (tile.output.vectors) {
-        store_together(to, values);
+        Together<T, kVector> together;
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) together.numbers[v] = from_float<T>(values[v]);
+        *reinterpret_cast<Together<T, kVector>*>(to) = together;
         return;
       }
 #pragma unroll

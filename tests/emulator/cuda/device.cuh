@@ -22,6 +22,10 @@ void load_matrices(uint32_t (&fragments)[4], const void* row);
 void mma_tf32(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_float16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_bfloat16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_uint8(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+int32_t sum_of_warp(int32_t value);
 
 inline float half_to_float(uint16_t bits) {
   _Float16 value;

@@ -1,0 +1,73 @@
+// See int8_arguments.h.
+#include "bindings/int8_arguments.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace cnnkern {
+namespace {
+
+bool is_int8(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Byte || x.scalar_type() == ScalarType::Char;
+}
+
+void check_zero_point(const char* name, bool is_signed, int64_t value) {
+  const int64_t least = is_signed ? -128 : 0;
+  check(value >= least && value <= least + 255, name, ": expected ", least, " to ", least + 255, ", got ",
+        value);
+}
+
+}  // namespace
+
+void check_scale(const char* name, double value) {
+  check(value > 0 && std::isfinite(value), name, ": expected a positive number, got ", value);
+}
+
+void check_activations(const char* name, const Tensor& x, int64_t zero_point) {
+  check(x.is_cpu() || x.is_cuda(), name, ": expected a tensor on the CPU or on a GPU");
+  check(is_int8(x), name, ": expected uint8 or int8");
+  check_zero_point("zero point", x.scalar_type() == ScalarType::Char, zero_point);
+}
+
+void check_int8_weight(const char* name, const Tensor& weight, int64_t dims) {
+  check(weight.dim() == dims, name, ": expected ", dims, " dimensions, got ", weight.dim());
+  check(weight.scalar_type() == ScalarType::Char, name, ": expected int8");
+}
+
+void check_sum(const char* name, int64_t length) {
+  check(length <= kInt8LongestSum, name, ": expected sums of at most ", kInt8LongestSum,
+        " products, which cannot leave 32 bits, got ", length);
+}
+
+void check_quantization(const Tensor& x, const Int8Quantization& q, int64_t out_channels) {
+  check_scale("x_scale", q.x_scale);
+  check(q.weight_scale.dim() == 1 && q.weight_scale.scalar_type() == ScalarType::Float &&
+            on_same_device(q.weight_scale, x),
+        "weight_scale: expected float32 of 1 dimension on the device of x");
+  check_size("weight_scale", q.weight_scale, 0, out_channels);
+  if (!q.out_scale) return;
+  check_scale("out_scale", *q.out_scale);
+  check_zero_point("out_zero_point", x.scalar_type() == ScalarType::Char, q.out_zero_point);
+}
+
+Conv2dShape shape_of_rows(int64_t m, int64_t k, int64_t n) {
+  check(k > 0 && n > 0, "expected at least 1 column and 1 row of weights, got ", n, " and ", k);
+  check_sum("k", k);
+  return {1, k, m, 1, n, m, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, true};
+}
+
+Int8Rows int8_rows(const Tensor& x, int64_t n) {
+  check(x.dim() > 0, "x: expected at least 1 dimension (..., C), got 0");
+  std::vector<int64_t> sizes, strides(static_cast<size_t>(x.dim()));
+  int64_t rows = 1;
+  for (int64_t d = 0; d + 1 < x.dim(); ++d) {
+    sizes.push_back(x.size(d));
+    rows *= x.size(d);
+  }
+  sizes.push_back(n);
+  int64_t step = 1;
+  for (size_t d = sizes.size(); d-- > 0; step *= std::max<int64_t>(1, sizes[d])) strides[d] = step;
+  return {shape_of_rows(rows, x.size(x.dim() - 1), n), std::move(sizes), std::move(strides)};
+}
+
+}  // namespace cnnkern
