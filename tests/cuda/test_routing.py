@@ -20,7 +20,7 @@ built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has n
 
 
 @built
-@pytest.mark.parametrize("name", [*WITH_KERNELS, "cp_conv2d_packed", "im2col"])
+@pytest.mark.parametrize("name", [*WITH_KERNELS, "cp_conv2d_backward", "cp_conv2d_packed", "im2col"])
 def test_kernels_are_registered(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", "CUDA")
     key = "AutocastCUDA"

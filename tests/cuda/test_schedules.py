@@ -3,13 +3,13 @@ running them finds what it is there for, in a copy of a kernel with a defect."""
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.cuda.cases import CASES, CUTS
+from tests.cuda.cases import CASES, CUTS, DEPTHWISE
 from tests.emulator.build import PLAIN, ROOT, build_driver
 from tests.ops.cases import Case
 
@@ -27,10 +27,14 @@ LOOKED_AT = {
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
 
 
-def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iterator[str]:
+def lines(
+    cases: list[Case],
+    arithmetics: tuple[str, ...] = ARITHMETICS,
+    operations: tuple[str, ...] = ("conv2d", "cp_conv2d"),
+) -> Iterator[str]:
     """What the driver reads."""
     for case in cases:
-        for operation in ("conv2d", "cp_conv2d"):
+        for operation in operations:
             for arithmetic in arithmetics:
                 for layout in ("contiguous", "channels_last"):
                     numbers = [*case.x, case.channels, *case.kernel, *case.stride, *case.padding]
@@ -38,7 +42,7 @@ def lines(cases: list[Case], arithmetics: tuple[str, ...] = ARITHMETICS) -> Iter
                     yield " ".join(map(str, [operation, arithmetic, layout, *numbers]))
 
 
-def drive(driver: Path, given: Iterator[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def drive(driver: Path, given: Iterable[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [driver],
         input="\n".join(given),
@@ -58,7 +62,9 @@ def driver() -> Path:
 @pytest.mark.parametrize("seed", range(4))
 def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: int) -> None:
     cases = [case for case in CASES if case.x[0]][seed::4]
-    done = drive(driver, lines(cases), EMULATOR_SEED=str(seed + 1), EMULATOR_EAGER=str(seed % 2))
+    given = [*lines(cases), *lines(DEPTHWISE[seed:5:4], operations=("conv2d",))]
+    given += lines(cases[::3], ARITHMETICS[seed : seed + 1], ("cp_conv2d_backward",))
+    done = drive(driver, given, EMULATOR_SEED=str(seed + 1), EMULATOR_EAGER=str(seed % 2))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -66,9 +72,10 @@ def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: in
 @pytest.mark.parametrize("sanitizer", SANITIZED)
 def test_the_sanitizers_find_nothing(sanitizer: str, multiprocessors: str) -> None:
     driver = build_driver(*SANITIZED[sanitizer])
-    done = drive(
-        driver, lines(*LOOKED_AT[sanitizer]), EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1"
-    )
+    cases, arithmetics = LOOKED_AT[sanitizer]
+    given = [*lines(cases, arithmetics), *lines(DEPTHWISE[:1], arithmetics, ("conv2d",))]
+    given += lines(cases[:1], ("bfloat16",), ("cp_conv2d_backward",))
+    done = drive(driver, given, EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1")
     assert done.returncode == 0, done.stdout + done.stderr[:4000]
 
 
