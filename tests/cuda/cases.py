@@ -17,6 +17,15 @@ CUTS = [
     Case((1, 16, 17, 16), 40, (5, 3), stride=(1, 2), padding=(2, 1), groups=2, rank=24),
     Case((1, 8, 7, 9), 8, (3, 3), stride=(3, 2), dilation=(2, 3), padding=(2, 3), rank=8),
 ]
+# Chunks of channels and parts of them, several outputs of one, more pixels than a block has, a large kernel.
+DEPTHWISE = [
+    Case((2, 16, 7, 9), 16, (3, 3), padding=(1, 1), groups=16),
+    Case((1, 24, 11, 8), 24, (5, 3), stride=(2, 1), dilation=(1, 2), padding=(2, 2), groups=24),
+    Case((1, 8, 9, 10), 24, (3, 2), stride=(1, 2), groups=8),
+    Case((1, 70, 5, 6), 70, (2, 3), padding=(2, 2), groups=70, bias=False),
+    Case((2, 2, 41, 37), 2, (3, 3), padding=(1, 1), groups=2),
+    Case((1, 72, 17, 19), 72, (15, 17), padding=(7, 8), groups=72),
+]
 CASES = [*CUTS, *KERNELS[::3], *GEOMETRY, *GROUPS, *EDGES]
 LAYOUTS = ("contiguous", "channels_last")
 

@@ -1,9 +1,12 @@
 """What the compiler made of the CUDA kernels, as far as it can be read without a GPU."""
 
+import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -11,10 +14,13 @@ import pytest
 import cnnkern
 from cnnkern import _C
 
+# Where the packages that requirements-dev.txt names put the tools.
+PACKAGED = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin"
 REGISTERS = 65536  # of a multiprocessor
-THREADS = {"k128x128": 256, "k128x64": 256, "k64x64": 128, "cp": 256}
+CP = ("cp_forward", "cp_backward_factor", "cp_backward_taps")
+THREADS = {"k128x128": 256, "k128x64": 256, "k64x64": 128, "depthwise": 256} | dict.fromkeys(CP, 256)
 # Blocks of a kernel that a multiprocessor is meant to hold, by its part of the registers.
-BLOCKS = {"k128x128": 1, "k128x64": 2, "k64x64": 3, "cp": 1}
+BLOCKS = {"k128x128": 1, "k128x64": 2, "k64x64": 3, "depthwise": 3} | dict.fromkeys(CP, 1)
 
 
 class Kernel(NamedTuple):
@@ -26,8 +32,9 @@ class Kernel(NamedTuple):
     @property
     def family(self) -> str | None:
         """One of BLOCKS; None for kernels of one thread an element."""
-        if "cp_forward" in self.name:
-            return "cp"
+        for name in (*CP, "depthwise"):
+            if f"{len(name)}{name}I" in self.name:
+                return name
         tile = re.search(r"\dmultiply(?:_kept)?INS0_9BlockTileI.*?MathELi(\d+)ELi(\d+)E", self.name)
         return f"k{tile.group(1)}x{tile.group(2)}" if tile else None
 
@@ -35,10 +42,13 @@ class Kernel(NamedTuple):
 def read(*options: str) -> str:
     if not _C.build_info()["cuda"]:
         pytest.skip("this build has no CUDA kernels")
-    if not (shutil.which("cuobjdump") and shutil.which("nvdisasm")):
-        pytest.skip("cuobjdump and nvdisasm are not on PATH: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm")
-    command = ["cuobjdump", *options, cnnkern._ops.__file__]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(PACKAGED)])
+    tool = shutil.which("cuobjdump", path=path)
+    if not (tool and shutil.which("nvdisasm", path=path)):
+        pytest.skip("no cuobjdump and nvdisasm: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm")
+    command = [tool, *options, cnnkern._ops.__file__]
+    environment = {**os.environ, "PATH": path}  # where cuobjdump looks for nvdisasm
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +83,7 @@ def functions(assembly: str) -> Iterator[tuple[str, str]]:
 def test_products_are_done_by_the_instructions_meant_for_them() -> None:
     counted = 0
     for name, body in functions(read("--dump-sass")):
-        if not re.search(r"\dmultiply(_kept)?I|cp_forward", name):
+        if not (re.search(r"\dmultiply(_kept)?I", name) or any(f"{kernel}I" in name for kernel in CP)):
             continue
         counted += 1
         integers = "int8Math" in name or "Int8Math" in name

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cnnkern import reference
-from tests.cuda.cases import CASES, CUTS, LAYOUTS, with_dtype
+from tests.cuda.cases import CASES, CUTS, DEPTHWISE, LAYOUTS, with_dtype
 from tests.cuda.conftest import Arithmetic, tf32
 from tests.cuda.platforms import Platform
 from tests.ops.cases import Case, fenced, laid_out
@@ -20,7 +20,7 @@ def convolve(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *DEPTHWISE], ids=str)
 def test_agrees_with_the_reference(on: Platform, case: Case, layout: str, arithmetic: Arithmetic) -> None:
     x, weight, bias = with_dtype(case.conv2d_arguments(), arithmetic.dtype)
     y = convolve(on, case, laid_out(x, layout), fenced(weight), fenced(bias))
@@ -80,6 +80,27 @@ def test_every_way_of_cutting_agrees(
         )
 
 
+@pytest.mark.parametrize("case", DEPTHWISE[:2], ids=str)
+def test_depthwise_channels_in_one_piece_give_the_same_bits(
+    on: Platform, case: Case, arithmetic: Arithmetic
+) -> None:
+    x, weight, bias = with_dtype(case.conv2d_arguments(), arithmetic.dtype)
+    aligned = x.contiguous(memory_format=torch.channels_last)
+    y = convolve(on, case, aligned, weight, bias, relu=True)
+    assert torch.equal(y, convolve(on, case, fenced(aligned), weight, bias, relu=True))
+
+
+def test_depthwise_taps_that_fit_no_block_go_through_the_matrix_product(
+    emulated: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMULATOR_SHARED_BYTES", str(99 << 10))
+    case = Case((1, 2, 57, 59), 2, (56, 58), groups=2)
+    x, weight, bias = with_dtype(case.conv2d_arguments(), torch.bfloat16)
+    y = convolve(emulated, case, laid_out(x, "channels_last"), weight, bias)
+    eps = torch.finfo(torch.bfloat16).eps
+    reference.assert_within_mixed_bound(y, reference.conv2d, eps, x, weight, bias, **case.options)
+
+
 def test_tf32_is_used_where_torch_allows_it(on: Platform) -> None:
     """Factors that TF32 cannot hold."""
     x = torch.full((1, 8, 3, 3), 1 + 2.0**-12)
@@ -89,6 +110,15 @@ def test_tf32_is_used_where_torch_allows_it(on: Platform) -> None:
         assert (convolve(on, case, x, weight, None) == 8 + 2.0**-9).all()
     with tf32(True):
         assert (convolve(on, case, x, weight, None) == 8).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_depthwise_convolutions_go_past_the_tensor_cores(on: Platform, layout: str) -> None:
+    x = torch.full((1, 8, 3, 3), 1 + 2.0**-12)
+    case = Case((1, 8, 3, 3), 16, (1, 1), groups=8)
+    with tf32(True):
+        y = convolve(on, case, laid_out(x, layout), torch.ones(16, 1, 1, 1), None)
+    assert (y == 1 + 2.0**-12).all()
 
 
 @pytest.mark.parametrize(

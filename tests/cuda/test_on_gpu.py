@@ -77,9 +77,11 @@ def test_every_kernel_runs_on_small_cases() -> None:
             call()
         for dtype in (torch.float32, torch.float16):
             x, weight, bias = (t.requires_grad_() for t in on_gpu(case.conv2d_arguments(), dtype))
+            factors = [t.requires_grad_() for t in on_gpu(case.cp_arguments(), dtype)[1:]]
             for memory_format in (torch.contiguous_format, torch.channels_last):
                 image = x.contiguous(memory_format=memory_format)
                 ops.conv2d(image, weight, bias, **case.options).float().sum().backward()
+                ops.cp_conv2d(image, *factors, **case.options).float().sum().backward()
                 for call in calls(case, dtype, image.detach()):
                     call()
                 for gradient in sparse_gradients(case, image.detach()):
@@ -208,6 +210,42 @@ def test_layers_train(name: str) -> None:
     for got, expected in ((ours, other), (copy.weight, layer.weight), (copy.bias, layer.bias)):
         exact = expected.grad
         assert (got.grad.cpu() - exact).abs().max() <= 2.0**-10 * exact.abs().max() * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_cp_gradients_are_those_of_the_reference(
+    dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    """What gradcheck would show, if there were kernels in float64: up to the rounding of each sum."""
+    case = Case((3, 40, 29, 31), 136, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), rank=72)
+    x, *rest = on_gpu(case.cp_arguments(), dtype)
+    leaves = [t.requires_grad_() for t in (x.contiguous(memory_format=memory_format), *rest)]
+    y = ops.cp_conv2d(*leaves, **case.options)
+    grad = torch.randn_like(y)
+    got = torch.autograd.grad(y, leaves, grad)
+    eps = max(torch.finfo(dtype).eps, 2.0**-10)  # TF32 or not
+    reference.assert_mixed_gradients_within_bound(
+        got, reference.cp_conv2d, eps, grad, *leaves, **case.options
+    )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_training_step_lowers_the_loss(autocast: bool) -> None:
+    torch.manual_seed(0)
+    layer = CPConv2d(16, 24, 3, padding=1, rank=40).cuda()
+    x, target = torch.randn(4, 16, 19, 17, device="cuda"), torch.randn(4, 24, 19, 17, device="cuda")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
+            loss = nn.functional.mse_loss(layer(x).float(), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > losses[1] > losses[2]
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
 
 
 @pytest.mark.parametrize("name", ["conv2d", "cp_conv2d"])

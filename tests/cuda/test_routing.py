@@ -28,7 +28,9 @@ built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has n
 
 
 @built
-@pytest.mark.parametrize("name", [*WITH_KERNELS, "cp_conv2d_packed", "im2col", *INTEGERS])
+@pytest.mark.parametrize(
+    "name", [*WITH_KERNELS, "cp_conv2d_backward", "cp_conv2d_packed", "im2col", *INTEGERS]
+)
 def test_kernels_are_registered(name: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", "CUDA")
     key = "AutocastCUDA"

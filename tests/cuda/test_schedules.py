@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cuda.cases import CASES, CUTS
+from tests.cuda.cases import CASES, CUTS, DEPTHWISE
 from tests.emulator.build import PLAIN, ROOT, build_driver
 from tests.ops.cases import Case
 
@@ -23,19 +23,34 @@ SANITIZED = {
 }
 # Races are a matter of barriers, which all arithmetics share, and looking for them is slow.
 FOR_INTEGERS = [*CUTS[-3:], Case((1, 8, 3, 5), 8, (3, 3), padding=(1, 1), groups=8)]
+GRADIENTS = ([CUTS[-1]], ("bfloat16",), ("cp_conv2d_backward",))
 LOOKED_AT = {
-    "AddressSanitizer": [([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS), (FOR_INTEGERS, INTEGERS)],
-    "ThreadSanitizer": [([CUTS[-1]], ("bfloat16",)), (FOR_INTEGERS[1:], ("uint8",))],
+    "AddressSanitizer": [
+        ([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS),
+        (DEPTHWISE[:1], ARITHMETICS, ("conv2d",)),
+        (FOR_INTEGERS, INTEGERS),
+        GRADIENTS,
+    ],
+    "ThreadSanitizer": [
+        ([CUTS[-1]], ("bfloat16",)),
+        (DEPTHWISE[:1], ("bfloat16",), ("conv2d",)),
+        (FOR_INTEGERS[1:], ("uint8",)),
+        GRADIENTS,
+    ],
 }
 
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
 
 
-def lines(cases: list[Case], arithmetics: tuple[str, ...] = (*ARITHMETICS, *INTEGERS)) -> Iterator[str]:
-    """What the driver reads."""
+def lines(
+    cases: list[Case],
+    arithmetics: tuple[str, ...] = (*ARITHMETICS, *INTEGERS),
+    operations: tuple[str, ...] = OPERATIONS,
+) -> Iterator[str]:
+    """What the driver reads; `operations` are those of real numbers."""
     for case in cases:
         for arithmetic in arithmetics:
-            for operation in ("int8_conv2d",) if arithmetic in INTEGERS else OPERATIONS:
+            for operation in ("int8_conv2d",) if arithmetic in INTEGERS else operations:
                 for layout in ("contiguous", "channels_last"):
                     numbers = [*case.x, case.channels, *case.kernel, *case.stride, *case.padding]
                     numbers += [*case.dilation, case.groups, case.rank]
@@ -62,7 +77,9 @@ def driver() -> Path:
 @pytest.mark.parametrize("seed", range(4))
 def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: int) -> None:
     cases = [case for case in CASES if case.x[0]][seed::4]
-    done = drive(driver, lines(cases), EMULATOR_SEED=str(seed + 1), EMULATOR_EAGER=str(seed % 2))
+    given = [*lines(cases), *lines(DEPTHWISE[seed:5:4], ARITHMETICS, ("conv2d",))]
+    given += lines(cases[::3], ARITHMETICS[seed : seed + 1], ("cp_conv2d_backward",))
+    done = drive(driver, given, EMULATOR_SEED=str(seed + 1), EMULATOR_EAGER=str(seed % 2))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

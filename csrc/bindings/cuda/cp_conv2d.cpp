@@ -1,16 +1,12 @@
 // cp_conv2d, cp_conv2d_pack and cp_conv2d_packed on CUDA.
 #include "cuda/cp_conv2d/cp_conv2d.h"
 
-#include "bindings/cuda/call.h"
+#include "bindings/cuda/cp_conv2d.h"
 
 namespace cnnkern::cuda {
 namespace {
 
 using Ints = std::vector<int64_t>;
-
-struct FactorSize {
-  int64_t out_channels, rank, group_channels, kernel_height, kernel_width;
-};
 
 void check_rank(const FactorSize& f, int64_t groups) {
   check(f.rank > 0 && groups > 0 && f.rank % groups == 0, "factor_c: expected a positive rank that ", groups,
@@ -27,7 +23,21 @@ int64_t packed_size(const FactorSize& f, int64_t groups, int64_t number_bytes) {
       .size;
 }
 
-FactorSize size_of(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k, int64_t groups) {
+FactorLayout layout_of(const Tensor& factor) {
+  return {factor.const_data_ptr(), {factor.stride(0), factor.stride(1)}};
+}
+
+// The rows of all groups' transposed factors, each with the columns of its own group.
+FactorLayout transposed(const Tensor& factor, int64_t groups) {
+  return {factor.const_data_ptr(),
+          {factor.stride(1), factor.stride(0)},
+          factor.size(1),
+          factor.size(0) / groups * factor.stride(0)};
+}
+
+}  // namespace
+
+FactorSize factor_size(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k, int64_t groups) {
   check_operand("factor_c", c, 2, c);
   check_operand("factor_h", h, 2, c);
   check_operand("factor_w", w, 2, c);
@@ -40,33 +50,44 @@ FactorSize size_of(const Tensor& c, const Tensor& h, const Tensor& w, const Tens
   return f;
 }
 
-Tensor pack(const Call& call, const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k,
-            int64_t groups) {
-  const FactorSize f = size_of(c, h, w, k, groups);
+Tensor pack_factors(const Call& call, const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k,
+                    int64_t groups, bool reversed) {
+  FactorSize f = factor_size(c, h, w, k, groups);
+  if (reversed)
+    f = {f.group_channels * groups, f.rank, f.out_channels / groups, f.kernel_height, f.kernel_width};
   const int64_t bytes = bytes_of(arithmetic_of(c));
   Tensor packed = empty_tensor({packed_size(f, groups, bytes)}, {1}, c);
-  const auto factor = [](const Tensor& t) {
-    return FactorLayout{t.const_data_ptr(), {t.stride(0), t.stride(1)}};
-  };
-  check_launch("cp_conv2d_pack", cp_conv2d_pack({factor(c), factor(h), factor(w), factor(k), f.out_channels,
-                                                 f.rank, f.group_channels, f.kernel_height, f.kernel_width,
-                                                 groups, bytes, packed.mutable_data_ptr()},
-                                                call.stream()));
+  check_launch("cp_conv2d_pack",
+               cp_conv2d_pack(
+                   {reversed ? transposed(k, groups) : layout_of(c), layout_of(h), layout_of(w),
+                    reversed ? transposed(c, groups) : layout_of(k), f.out_channels, f.rank, f.group_channels,
+                    f.kernel_height, f.kernel_width, groups, bytes, packed.mutable_data_ptr()},
+                   call.stream()));
   return packed;
 }
 
-Tensor run(const Call& call, const Image& x, const Tensor& packed, const std::optional<Tensor>& bias,
-           const FactorSize& f, const Geometry& geometry) {
+Conv2dShape cp_conv2d_shape(const Image& x, const FactorSize& f, const Geometry& geometry) {
   const Conv2dShape s = conv2d_shape(x, f.out_channels, f.kernel_height, f.kernel_width, geometry);
   check(f.group_channels == s.in_channels / s.groups, "factor_c: expected ", s.in_channels / s.groups,
         " input channels a group, got ", f.group_channels);
   check_extents(s);
+  return s;
+}
+
+void check_fits(bool fits, const char* operation, const FactorSize& f) {
+  STD_TORCH_CHECK(fits, operation, ": the ", f.kernel_height, " x ", f.kernel_width,
+                  " input positions of one output do not fit into a block of this GPU");
+}
+
+namespace {
+
+Tensor run(const Call& call, const Image& x, const Tensor& packed, const std::optional<Tensor>& bias,
+           const FactorSize& f, const Geometry& geometry) {
+  const Conv2dShape s = cp_conv2d_shape(x, f, geometry);
   Tensor y = empty_image(s.batch, s.out_channels, s.out_height, s.out_width, s.channels_last, x.tensor);
   if (s.batch == 0) return y;
   const Arithmetic arithmetic = arithmetic_of(x.tensor);
-  STD_TORCH_CHECK(cp_conv2d_fits(s, f.rank, arithmetic, call.device()), "cp_conv2d: the ", f.kernel_height,
-                  " x ", f.kernel_width,
-                  " input positions of one output do not fit into a block of this GPU");
+  check_fits(cp_conv2d_fits(s, f.rank, arithmetic, call.device()), "cp_conv2d", f);
   const std::optional<Tensor> bias_values = as_bias(bias, s.out_channels, x.tensor);
   const Tensor scratch = empty_scratch(cp_conv2d_scratch(s, f.rank, arithmetic, call.device()), x.tensor);
   check_launch("cp_conv2d",
@@ -82,14 +103,14 @@ Tensor cp_conv2d_cuda(const Tensor& x, const Tensor& factor_c, const Tensor& fac
   const Call call(x);
   const Image image = as_image(x);
   check_operand("factor_c", factor_c, 2, x);
-  const FactorSize f = size_of(factor_c, factor_h, factor_w, factor_k, groups);
-  return run(call, image, pack(call, factor_c, factor_h, factor_w, factor_k, groups), bias, f,
+  const FactorSize f = factor_size(factor_c, factor_h, factor_w, factor_k, groups);
+  return run(call, image, pack_factors(call, factor_c, factor_h, factor_w, factor_k, groups, false), bias, f,
              geometry_of(stride, padding, dilation, groups));
 }
 
 Tensor cp_conv2d_pack_cuda(const Tensor& c, const Tensor& h, const Tensor& w, const Tensor& k,
                            int64_t groups) {
-  return pack(Call(c), c, h, w, k, groups);
+  return pack_factors(Call(c), c, h, w, k, groups, false);
 }
 
 Tensor cp_conv2d_packed_cuda(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,

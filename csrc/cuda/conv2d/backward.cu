@@ -31,14 +31,27 @@ __global__ void __launch_bounds__(kSumThreads)
 }
 
 template <class T>
-cudaError_t launch_sum(const Conv2dBackwardCall& call, cudaStream_t stream) {
-  const Conv2dShape& s = call.shape;
+cudaError_t launch_sum(const Conv2dShape& s, const void* grad, void* sums, cudaStream_t stream) {
   return launch(sum_pixels<T>, s.out_channels, kSumThreads, kSumThreads * sizeof(float), stream,
-                static_cast<const T*>(call.grad), s.batch, s.out_height * s.out_width, s.out_channels,
-                s.channels_last, static_cast<T*>(call.grad_bias));
+                static_cast<const T*>(grad), s.batch, s.out_height * s.out_width, s.out_channels,
+                s.channels_last, static_cast<T*>(sums));
 }
 
 }  // namespace
+
+cudaError_t conv2d_backward_bias(const Conv2dShape& shape, Arithmetic arithmetic, const void* grad,
+                                 void* grad_bias, cudaStream_t stream) {
+  switch (arithmetic) {
+    case Arithmetic::kFloat32:
+    case Arithmetic::kTf32:
+      return launch_sum<float>(shape, grad, grad_bias, stream);
+    case Arithmetic::kFloat16:
+      return launch_sum<Half>(shape, grad, grad_bias, stream);
+    case Arithmetic::kBfloat16:
+      return launch_sum<Bfloat16>(shape, grad, grad_bias, stream);
+  }
+  return cudaErrorInvalidValue;
+}
 
 int64_t conv2d_backward_scratch(const Conv2dBackwardCall& call, const Device& device) {
   const Conv2dShape& s = call.shape;
@@ -53,7 +66,6 @@ int64_t conv2d_backward_scratch(const Conv2dBackwardCall& call, const Device& de
 
 cudaError_t conv2d_backward(const Conv2dBackwardCall& call, const Device& device, cudaStream_t stream) {
   cudaError_t (*products)(const Conv2dBackwardCall&, const Device&, cudaStream_t) = conv2d_backward_float32;
-  cudaError_t (*sums)(const Conv2dBackwardCall&, cudaStream_t) = launch_sum<float>;
   switch (call.arithmetic) {
     case Arithmetic::kFloat32:
       break;
@@ -61,14 +73,15 @@ cudaError_t conv2d_backward(const Conv2dBackwardCall& call, const Device& device
       products = conv2d_backward_tf32;
       break;
     case Arithmetic::kFloat16:
-      products = conv2d_backward_float16, sums = launch_sum<Half>;
+      products = conv2d_backward_float16;
       break;
     case Arithmetic::kBfloat16:
-      products = conv2d_backward_bfloat16, sums = launch_sum<Bfloat16>;
+      products = conv2d_backward_bfloat16;
       break;
   }
   const cudaError_t error = products(call, device, stream);
-  return error == cudaSuccess && call.grad_bias ? sums(call, stream) : error;
+  if (error != cudaSuccess || !call.grad_bias) return error;
+  return conv2d_backward_bias(call.shape, call.arithmetic, call.grad, call.grad_bias, stream);
 }
 
 }  // namespace cnnkern::cuda

@@ -28,6 +28,10 @@ struct Conv2dBackwardCall {
 int64_t conv2d_backward_scratch(const Conv2dBackwardCall& call, const Device& device);
 cudaError_t conv2d_backward(const Conv2dBackwardCall& call, const Device& device, cudaStream_t stream);
 
+// The sums of the gradient over all pixels.
+cudaError_t conv2d_backward_bias(const Conv2dShape& shape, Arithmetic arithmetic, const void* grad,
+                                 void* grad_bias, cudaStream_t stream);
+
 // The gradients of x and of the weight in one arithmetic; each has a file of its own, for the compiler's
 // sake.
 cudaError_t conv2d_backward_float32(const Conv2dBackwardCall& call, const Device& device,

@@ -1,5 +1,6 @@
 #include "cuda/conv2d/conv2d.h"
 
+#include "cuda/conv2d/depthwise.h"
 #include "cuda/conv2d/kernels.h"
 
 namespace cnnkern::cuda {
@@ -45,6 +46,7 @@ cudaError_t conv2d_pack(const void* weight, const WeightLayout& layout, int64_t 
 }
 
 int64_t conv2d_scratch(const Conv2dShape& shape, Arithmetic arithmetic, const Device& device) {
+  if (plan_depthwise(shape, arithmetic, device).fits) return 0;
   const Conv2dPlan plan = plan_conv2d(shape, arithmetic, device);
   const int64_t size = shape.batch * shape.out_channels * shape.out_height * shape.out_width;
   return plan.splits > 1 ? plan.splits * size : 0;
@@ -69,6 +71,8 @@ cudaError_t run(const Conv2dCall& call, const Conv2dPlan& plan, cudaStream_t str
 }  // namespace
 
 cudaError_t conv2d(const Conv2dCall& call, const Device& device, cudaStream_t stream) {
+  const DepthwisePlan direct = plan_depthwise(call.shape, call.arithmetic, device);
+  if (direct.fits) return conv2d_depthwise(call, direct, stream);
   return run(call, plan_conv2d(call.shape, call.arithmetic, device), stream);
 }
 

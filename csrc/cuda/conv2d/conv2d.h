@@ -2,6 +2,8 @@
 // weight[channel, (i, j, c)], where the patch matrix is never written, but looked up in the image as its
 // tiles are loaded.
 //
+// A depthwise convolution is computed directly: depthwise.h.
+//
 // Chetlur et al.: cuDNN: Efficient Primitives for Deep Learning, 2014, section 3.
 #pragma once
 #include <cuda_runtime.h>

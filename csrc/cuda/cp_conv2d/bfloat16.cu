@@ -2,7 +2,7 @@
 
 namespace cnnkern::cuda {
 
-cudaError_t cp_conv2d_bfloat16(const CpConv2dCall& call, const CpPlan& plan, cudaStream_t stream) {
+cudaError_t cp_conv2d_bfloat16(const CpConv2dCall& call, const CpForwardPlan& plan, cudaStream_t stream) {
   return cp_conv2d_forward<Bfloat16Math>(call, plan, stream);
 }
 

@@ -8,7 +8,9 @@ namespace {
 // T has the size of the numbers: nothing is computed with them, and zero bits are a zero.
 template <class T>
 __device__ T element_of(const FactorLayout& factor, int64_t row, int64_t column) {
-  return static_cast<const T*>(factor.data)[row * factor.strides[0] + column * factor.strides[1]];
+  const int64_t first =
+      row / factor.group_rows * factor.group_stride + row % factor.group_rows * factor.strides[0];
+  return static_cast<const T*>(factor.data)[first + column * factor.strides[1]];
 }
 
 template <class T>
@@ -36,8 +38,8 @@ __global__ void __launch_bounds__(kElementThreads)
   static_cast<T*>(call.packed)[i] = value;
 }
 
-CpPlan plan_of(const Conv2dShape& shape, int64_t rank, Arithmetic arithmetic, const Device& device) {
-  return plan_cp_conv2d(shape, rank, bytes_of(arithmetic), device);
+CpForwardPlan plan_of(const Conv2dShape& shape, int64_t rank, Arithmetic arithmetic, const Device& device) {
+  return plan_cp_conv2d<ForwardAxis>(shape, rank, bytes_of(arithmetic), device);
 }
 
 }  // namespace
@@ -54,13 +56,13 @@ bool cp_conv2d_fits(const Conv2dShape& shape, int64_t rank, Arithmetic arithmeti
 
 int64_t cp_conv2d_scratch(const Conv2dShape& shape, int64_t rank, Arithmetic arithmetic,
                           const Device& device) {
-  const CpPlan plan = plan_of(shape, rank, arithmetic, device);
+  const CpForwardPlan plan = plan_of(shape, rank, arithmetic, device);
   const int64_t size = shape.batch * shape.out_channels * shape.out_height * shape.out_width;
   return plan.splits > 1 ? plan.splits * size : 0;
 }
 
 cudaError_t cp_conv2d(const CpConv2dCall& call, const Device& device, cudaStream_t stream) {
-  const CpPlan plan = plan_of(call.shape, call.rank, call.arithmetic, device);
+  const CpForwardPlan plan = plan_of(call.shape, call.rank, call.arithmetic, device);
   if (!plan.fits) return cudaErrorInvalidConfiguration;
   switch (call.arithmetic) {
     case Arithmetic::kFloat32:

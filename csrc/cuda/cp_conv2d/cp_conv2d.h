@@ -10,6 +10,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <limits>
+
 #include "cuda/arithmetic.h"
 #include "cuda/launch.h"
 #include "params/conv2d.h"
@@ -27,10 +29,12 @@ struct CpConv2dCall {
   float* scratch;      // cp_conv2d_scratch values
 };
 
-// A factor in memory, strides in elements.
+// A factor in memory, strides in elements. Rows of the next group may begin elsewhere: those of a transposed
+// factor do.
 struct FactorLayout {
   const void* data;
   int64_t strides[2];
+  int64_t group_rows = std::numeric_limits<int64_t>::max(), group_stride = 0;
 };
 
 // Where the packed factors lie, in elements; each begins on 16 bytes.

@@ -4,9 +4,11 @@
 
 namespace cnnkern::cuda {
 
-cudaError_t cp_conv2d_float32(const CpConv2dCall& call, const CpPlan& plan, cudaStream_t stream);
-cudaError_t cp_conv2d_tf32(const CpConv2dCall& call, const CpPlan& plan, cudaStream_t stream);
-cudaError_t cp_conv2d_float16(const CpConv2dCall& call, const CpPlan& plan, cudaStream_t stream);
-cudaError_t cp_conv2d_bfloat16(const CpConv2dCall& call, const CpPlan& plan, cudaStream_t stream);
+using CpForwardPlan = CpPlan<ForwardAxis>;
+
+cudaError_t cp_conv2d_float32(const CpConv2dCall& call, const CpForwardPlan& plan, cudaStream_t stream);
+cudaError_t cp_conv2d_tf32(const CpConv2dCall& call, const CpForwardPlan& plan, cudaStream_t stream);
+cudaError_t cp_conv2d_float16(const CpConv2dCall& call, const CpForwardPlan& plan, cudaStream_t stream);
+cudaError_t cp_conv2d_bfloat16(const CpConv2dCall& call, const CpForwardPlan& plan, cudaStream_t stream);
 
 }  // namespace cnnkern::cuda

@@ -2,7 +2,7 @@
 
 namespace cnnkern::cuda {
 
-cudaError_t cp_conv2d_tf32(const CpConv2dCall& call, const CpPlan& plan, cudaStream_t stream) {
+cudaError_t cp_conv2d_tf32(const CpConv2dCall& call, const CpForwardPlan& plan, cudaStream_t stream) {
   return cp_conv2d_forward<Tf32Math>(call, plan, stream);
 }
 
