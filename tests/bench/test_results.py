@@ -95,7 +95,7 @@ def results() -> Results:
         layers=(SMALL, DENSE), batches=(2,), gemms=((3, 5, 7),), threads=(1,), runs=2, seconds=0.01
     )
     results = compare(settings, titles.append)
-    assert len(titles) == settings.steps() == 19
+    assert len(titles) == settings.steps() == 23
     return results
 
 
@@ -116,6 +116,8 @@ def test_a_small_comparison_runs(results: Results):
         ("int8", "small"),
         ("int8", "dense only"),
         ("int8 gemm", "3 x 5 x 7"),
+        ("int8 cp", "small R=2"),
+        *((f"int8 column_sparse {p:g}", layer) for layer in ("small", "dense only") for p in (0.3, 0.1)),
         *(
             (suite, f"{name} r={rate}")
             for name in ("small", "dense only")

@@ -145,7 +145,8 @@ def test_fake_kernels_of_integers_know_cuda() -> None:
         assert (y.device.type, y.dtype, y.shape) == ("cuda", torch.float32, (2, 10, 7, 7))
         b = torch.empty(8, 10, dtype=torch.int8, device="cuda")
         packed = ops.int8_gemm_pack(b)
-        assert ops.int8_gemm(x[0, 0], packed).shape == (9, 10)
+        a = torch.empty(9, 8, dtype=torch.uint8, device="cuda")  # a view of x would ask for a device
+        assert ops.int8_gemm(a, packed).shape == (9, 10)
 
 
 def test_make_gpu_says_that_there_is_no_gpu() -> None:
