@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/column_sparse_conv2d/columns.h"
+#include "cpu/int8_conv2d/strip.h"
 #include "cpu/strip.h"
 
 namespace cnnkern {
@@ -95,7 +96,7 @@ void Int8Columns::fill_planes(const Int8Primitives& kernels, const Conv2dShape& 
       }
     }
   }
-  for (int64_t i = 0; flip != 0 && i < size; ++i) planes[i] ^= flip;
+  int8_flip(planes, size, flip);
 }
 
 void Int8Columns::gather(const Int8Primitives& kernels, const Conv2dShape& s, const int64_t* tables,

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu/int8_conv2d/epilogue.h"
+#include "cpu/int8_conv2d/strip.h"
 #include "cpu/parallel.h"
 #include "cpu/registry.h"
 #include "cpu/strip.h"
@@ -68,7 +69,7 @@ void fill_row(const Int8Primitives& kernels, const Conv2dShape& s, int64_t chann
       std::fill(at + s.out_channels, at + channels, uint8_t{0});
     }
   }
-  for (int64_t i = 0; flip != 0 && i < width * channels; ++i) to[i] ^= flip;
+  int8_flip(to, width * channels, flip);
 }
 
 void run(const Int8Conv2dParams& p, const Int8Primitives& kernels, const Plan& plan, const Int8Epilogue& e,

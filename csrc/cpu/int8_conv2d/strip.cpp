@@ -43,6 +43,10 @@ void gather_taps(const Conv2dShape& s, const uint8_t* line, int64_t channels, ui
 
 }  // namespace
 
+void int8_flip(uint8_t* bytes, int64_t count, uint8_t flip) {
+  for (int64_t i = 0; flip != 0 && i < count; ++i) bytes[i] ^= flip;
+}
+
 void int8_magnitudes(const uint8_t* from, int64_t count, uint8_t* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = std::min<uint8_t>(from[i], static_cast<uint8_t>(-from[i]));
 }
@@ -63,7 +67,7 @@ void fill_int8_strip(const Int8Primitives& kernels, const Conv2dShape& s, const 
       uint8_t* const row = to + group * strip.group() + r * strip.pitch();
       fill_row(kernels, s, strip.padded, x, group, top + r, pad, strip.gathered ? line : row);
       if (strip.gathered) gather_taps(s, line, s.in_channels / s.groups, row);
-      for (int64_t i = 0; flip != 0 && i < strip.pitch(); ++i) row[i] ^= flip;
+      int8_flip(row, strip.pitch(), flip);
       if (magnitude != 0) int8_magnitudes(row, strip.pitch(), row + magnitude);
     }
   }

@@ -23,6 +23,9 @@ struct Int8Strip {
   int64_t line() const { return gathered ? padded * depth : 0; }
 };
 
+// Every byte xor `flip`, which may be 0: s8 as u8 and back.
+void int8_flip(uint8_t* bytes, int64_t count, uint8_t flip);
+
 // The magnitudes of s8 values.
 void int8_magnitudes(const uint8_t* from, int64_t count, uint8_t* to);
 

@@ -95,7 +95,7 @@ const uint8_t* Int8Stages::input_rows(int64_t image, int64_t group, RowRange r) 
   }
   const int64_t count = pixels * group_channels;
   const uint8_t flip = p.x_signed != integers.magnitudes ? 0x80 : 0;
-  for (int64_t i = 0; flip != 0 && i < count; ++i) to[i] ^= flip;
+  int8_flip(to, count, flip);
   if (integers.magnitudes) int8_magnitudes(to, count, to + plan8.staged_magnitude);
   return to;
 }
