@@ -23,16 +23,20 @@ Batch = tuple[Tensor, Any]
 """Images, and what their scores are compared with: labels, or whatever an objective expects."""
 
 
-@torch.inference_mode()
 def evaluate(network: nn.Module, split: Split, batch_size: int = 500) -> float:
     """The share (0..1) of ``split`` that ``network`` classifies right, computed in eval mode."""
+    right = scores_of(network, split.images, batch_size).argmax(dim=1) == split.labels
+    return int(right.sum()) / len(split.labels)
+
+
+@torch.inference_mode()
+def scores_of(network: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+    """The scores (N, classes) that ``network`` gives ``images``, computed in eval mode."""
     was_training = network.training
     network.eval()
-    right = 0
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        right += int((network(images).argmax(dim=1) == labels).sum())
+    scores = torch.cat([network(some) for some in images.split(batch_size)])
     network.train(was_training)
-    return right / len(split.labels)
+    return scores
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
