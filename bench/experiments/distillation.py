@@ -135,7 +135,9 @@ def measure(settings: Settings, training: Split, test: Split) -> dict:
     steps = settings.epochs * steps_per_epoch(training, BATCH_SIZE)
     taught = taught_students(settings, teacher, training, steps)
     alone = {
-        seed: trained_student(_batches(training, seed), steps, seed, None, f"student, labels alone, {seed}")
+        seed: trained_student(
+            _batches(training, seed), steps, seed, None, f"student, labels alone, seed {seed}"
+        )
         for seed in settings.seeds
     }
     first = settings.seeds[0]

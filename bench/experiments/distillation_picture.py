@@ -39,18 +39,20 @@ def _by_temperature(axes: Axes, document: dict) -> None:
 def _by_time(axes: Axes, document: dict) -> None:
     networks = document["networks"]
     batch = max(networks["teacher"]["milliseconds"])
-    best = max(document["points"], key=lambda point: point["accuracy"])
-    shown = {
-        "teacher": (networks["teacher"], networks["teacher"]),
-        "labels alone": (networks["student"], networks["student"]),
-        "best student": (networks["student"], best),
-    }
-    for (name, (network, judged)), colour in zip(shown.items(), ("black", GREY, PALETTE[0]), strict=True):
+    taught = [point for point in document["points"] if point["temperature"] is not None]
+    best = max(taught, key=lambda point: point["accuracy"])
+    shown = (
+        ("teacher", networks["teacher"], networks["teacher"], "black", 4),
+        ("labels alone", networks["student"], networks["student"], GREY, -20),
+        (f"best of {len(taught)} taught", networks["student"], best, PALETTE[0], 4),
+    )
+    for name, network, judged, colour, above in shown:
         x, y = 1e3 * network["milliseconds"][batch], 100 * judged["accuracy"]
         axes.plot(x, y, "o", color=colour)
         axes.annotate(
-            f"{name}\n{network['megabytes']:.2f} MB", (x, y), xytext=(5, 3), textcoords="offset points",
+            f"{name}\n{network['megabytes']:.2f} MB", (x, y), xytext=(6, above), textcoords="offset points",
             fontsize=8,
         )  # fmt: skip
+    axes.margins(y=0.15)
     axes.set(title="Accuracy by time", xlabel=f"microseconds an image, batch {batch}")
     axes.set_xlim(0, 1.4 * 1e3 * networks["teacher"]["milliseconds"][batch])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from examples.networks import Fire
 
 GROWTH = 24
-LAYERS = (3, 5, 6)
+LAYERS = (2, 4, 6)
 STEM = 32
 FIRES = ((8, 32), (16, 64), (16, 64))
 """(squeezed, expanded) of each fire module; the first works on 14x14 maps, the others on 7x7."""
