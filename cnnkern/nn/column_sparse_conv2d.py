@@ -205,9 +205,7 @@ def with_zeros(weight: Tensor, columns: Tensor, groups: int, kernel_size: Pair, 
 def checked_columns(columns: Any, groups: int, total: int) -> Tensor:
     """`columns` as int32, if they are strictly increasing indices below `total` in each group."""
     if not isinstance(columns, Tensor):
-        if not isinstance(columns, Sequence) or isinstance(columns, str):
-            raise TypeError(f"columns: expected a tensor or a sequence of ints, got {columns!r}")
-        columns = torch.tensor(columns, dtype=None if len(columns) else torch.int32)
+        columns = _tensor_of(columns)
     if columns.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"columns: expected int32, got {columns.dtype}")
     if columns.dim() != (2 if groups > 1 else 1) or (groups > 1 and len(columns) != groups):
@@ -220,6 +218,17 @@ def checked_columns(columns: Any, groups: int, total: int) -> Tensor:
         if least < 0 or most >= total:
             raise ValueError(f"columns: expected indices from 0 to {total - 1}, got {least} to {most}")
     return columns.to(torch.int32)
+
+
+def _tensor_of(columns: Any) -> Tensor:
+    """Columns that are a sequence of ints, or of sequences of as many ints each."""
+    if not isinstance(columns, Sequence) or isinstance(columns, str):
+        raise TypeError(f"columns: expected a tensor or a sequence of ints, got {columns!r}")
+    try:
+        tensor = torch.tensor(columns)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"columns: expected ints, as many in each group, got {columns!r}") from error
+    return tensor if tensor.numel() else tensor.int()  # none have the default dtype
 
 
 def _strongest(conv: nn.Conv2d, density: float, criterion: str | Criterion) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -93,14 +94,23 @@ def best(scores: Tensor, rate: float, seed: int) -> Tensor:
     return _kept(order[: kept_count(size, rate)], size)
 
 
-def kept_count(size: Sequence[int], rate: float) -> int:
-    """How many of the positions a mask of this rate keeps: the nearest number, at least one."""
+def checked_rate(rate: float) -> float:
+    """`rate`, if it is a share that leaves something."""
+    if not isinstance(rate, Real):
+        raise TypeError(f"rate: expected a number, got {rate!r}")
     if not 0 <= rate < 1:
         raise ValueError(f"rate: expected 0 <= rate < 1, got {rate!r}")
-    return max(1, round(size[0] * size[1] * (1 - rate)))
+    return rate
+
+
+def kept_count(size: Sequence[int], rate: float) -> int:
+    """How many of the positions a mask of this rate keeps: the nearest number, at least one."""
+    return max(1, round(size[0] * size[1] * (1 - checked_rate(rate))))
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise TypeError(f"size: expected a pair of ints (oH, oW), got {size!r}")
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"size: expected at least 1 x 1, got {tuple(size)}")

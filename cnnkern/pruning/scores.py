@@ -34,7 +34,7 @@ def column_norms(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def scores_by(criterion: Criterion, model: nn.Module, convs: Mapping[str, nn.Conv2d]) -> dict[str, Tensor]:
-    """What `criterion` gives the convolutions `convs` of `model`, by their names.
+    """What `criterion` gives the convolutions `convs` of `model`, by their names, in float64.
 
     Raises ValueError if that is not a score for each column of each of them.
     """
@@ -45,7 +45,7 @@ def scores_by(criterion: Criterion, model: nn.Module, convs: Mapping[str, nn.Con
             got = tuple(scores[name].shape)
         if got != expected:
             raise ValueError(f"criterion: expected scores {expected} for {name!r}, got {got}")
-    return {name: scores[name] for name in convs}
+    return {name: scores[name].double() for name in convs}
 
 
 @torch.no_grad()

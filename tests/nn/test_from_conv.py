@@ -93,6 +93,10 @@ def test_column_sparse_keeps_the_columns_it_is_told_to(columns: object) -> None:
         assert_computes(layer.to_stock()(x), layer, x)
 
 
+def test_column_sparse_groups_may_keep_no_columns() -> None:
+    assert ColumnSparseConv2d.from_conv(nn.Conv2d(6, 9, 3, groups=3), columns=[[]] * 3).weight.shape == (9, 0)
+
+
 @pytest.mark.parametrize(("density", "kept"), [(0, 0), (1e-9, 1), (0.5, 27), (1, 54)])
 def test_column_sparse_keeps_one_column_at_least_of_any_density_above_zero(density: float, kept: int) -> None:
     assert len(ColumnSparseConv2d.from_conv(nn.Conv2d(6, 9, 3), density=density).columns) == kept
@@ -113,6 +117,12 @@ def test_column_sparse_is_a_smaller_stock_conv_where_channels_are_left_out() -> 
         ({"density": 0.5, "criterion": "l3"}, "criterion: expected 'l2' or a function, got 'l3'"),
         ({"density": 0.5, "criterion": lambda *_: {"": torch.ones(1, 9)}}, r"criterion: .* \(1, 54\)"),
         ({"columns": [54]}, "columns: expected indices from 0 to 53, got 54 to 54"),
+        (
+            {"columns": [[0, 1], [2]]},
+            r"columns: expected ints, as many in each group, got \[\[0, 1\], \[2\]\]",
+        ),
+        ({"columns": [None]}, r"columns: expected ints, .* got \[None\]"),
+        ({"columns": [2**70]}, r"columns: expected ints, .* got \[1180"),
     ],
 )
 def test_column_sparse_refuses_what_cannot_be(arguments: dict, message: str) -> None:

@@ -106,6 +106,10 @@ def test_rates_and_sizes_that_cannot_be_are_refused(make: Callable[..., Tensor])
             make((5, 5), rate)
     with pytest.raises(ValueError, match=r"size: expected at least 1 x 1, got \(0, 5\)"):
         make((0, 5), 0.5)
+    with pytest.raises(TypeError, match=r"size: expected a pair of ints \(oH, oW\), got 5"):
+        make(5, 0.5)
+    with pytest.raises(TypeError, match="rate: expected a number, got 'half'"):
+        make((5, 5), "half")
 
 
 def test_without_a_rate_what_no_window_reads_is_dropped() -> None:

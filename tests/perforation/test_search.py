@@ -113,6 +113,12 @@ def test_a_search_that_cannot_be_is_refused(arguments: dict[str, Any], message: 
         perforation.choose_rates(network(), masks=masks, evaluate=loss, measure=seconds, **arguments)
 
 
+@pytest.mark.parametrize("mask", [torch.ones(8, 8), [[True]]], ids=["dtype", "list"])
+def test_a_mask_of_something_else_is_refused(mask: Any) -> None:
+    with pytest.raises(TypeError, match=r"masks: expected a tensor of torch.bool for '0', got"):
+        perforation.convert(network(), {"0": mask})
+
+
 def test_a_mask_that_keeps_all_leaves_its_layer() -> None:
     model = network()
     converted = perforation.convert(model, {"0": torch.ones(8, 8).bool(), "2": masks("2", 0.5)})
