@@ -168,6 +168,14 @@ def test_wrong_numbers_are_refused(
         make(kind, numbers)
 
 
+@pytest.mark.parametrize("name", ["factor_c", "factor_h", "factor_w", "factor_k", "bias"])
+def test_factors_that_are_not_finite_are_refused(name: str) -> None:
+    layer = cnnkern.CPConv2d(6, 12, 3, rank=12)
+    getattr(layer, name).data[1] = torch.nan
+    with pytest.raises(ValueError, match=f"{name}: expected finite values"):
+        Int8CPConv2d.from_cp(layer, 0.1, 3, inner_scale=1.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_layers_and_inputs_are_refused(kind: type[Int8]) -> None:
     convert = kind.from_cp if kind is Int8CPConv2d else kind.from_column_sparse
