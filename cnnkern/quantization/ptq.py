@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .build import build
 from .observers import LeastSquares, Observer
-from .prepared import Batch, Prepared, calibrate, run
+from .prepared import Batch, Prepared, batches_of, calibrate, run
 from .quantizer import Mode
 from .report import Quantized
 from .simulation import SimulatedLayer
@@ -50,9 +50,10 @@ def quantize(
         keep: names of layers that stay in float32.
         dtype: of the activations, uint8 or int8.
 
-    Raises ValueError for no batches, unknown names and values that are not finite.
+    Raises ValueError for no batches, unknown names and values that are not finite, TypeError for a model or
+    batches of another type.
     """
-    batches = list(calibration_batches)
+    batches = batches_of(calibration_batches)
     prepared = build(model, observer=observer, first=first, last=last, keep=keep, dtype=dtype)
     calibrate(prepared, batches)
     if bias_correction:

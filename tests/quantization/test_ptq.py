@@ -108,6 +108,13 @@ def test_no_batches_are_refused() -> None:
         quantization.quantize(nn.Linear(3, 4), [])
 
 
+def test_other_models_and_batches_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"model: expected a .*Module, got str"):
+        quantization.quantize("model.pt", [torch.randn(2, 3)])
+    with pytest.raises(TypeError, match=r"calibration_batches: expected batches, .* got a tensor"):
+        quantization.quantize(nn.Linear(3, 4), torch.randn(2, 3))
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="expected finite values"):
         quantization.quantize(nn.Linear(3, 4), [torch.full((2, 3), torch.inf)])
