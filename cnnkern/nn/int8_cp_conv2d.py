@@ -16,6 +16,7 @@ from cnnkern.nn.int8 import NUMBERS, Int8Layer, check_finite, quantized, quantiz
 from cnnkern.nn.int8_convolution import Int8Convolution2d
 from cnnkern.ops import int8_cp_conv2d
 from cnnkern.ops.arguments import IntPair, Pair
+from cnnkern.ops.int8_arguments import check_sum
 
 FACTORS = ("factor_c", "factor_h", "factor_w", "factor_k", "factor_c_scale", "factor_k_scale")
 
@@ -66,6 +67,8 @@ class Int8CPConv2d(Int8Convolution2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
         )
         self.rank = check_count("rank", rank, groups)
+        check_sum("in_channels", in_channels // groups)
+        check_sum("rank", rank // groups)
         kernel_h, kernel_w = self.kernel_size
         with torch.inference_mode(False):
             for name, size in (

@@ -39,6 +39,9 @@ def quantize(
     report says what stays in float32 and why. A model that `torch.fx` cannot trace gets int8 layers with
     float32 between them.
 
+    Structure and names follow from the model and the arguments alone: what `cnnkern.save` keeps of an int8
+    model fits into the one that any other batch gives, `cnnkern.load(path, quantize(model, [batch]).model)`.
+
     Args:
         model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `CPConv2d` and `ColumnSparseConv2d` become int8
             layers. It is not changed.

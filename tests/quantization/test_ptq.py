@@ -4,12 +4,14 @@ import copy
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+import cnnkern
 from cnnkern import quantization
 from cnnkern.quantization import LeastSquares, MinMax, Observer, Percentile
 from tests.quantization.networks import NETWORKS, Residual, trained
@@ -58,6 +60,16 @@ def test_an_int8_model_can_be_copied_in_inference_mode() -> None:
         copied = copy.deepcopy(model).to(memory_format=torch.channels_last)
         assert torch.equal(copied(x), expected)
         assert torch.equal(copied(x.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_it_is_kept_in_a_file(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    network, x = trained(make)
+    model, other = (quantization.quantize(network, [each]).model for each in (x, torch.zeros_like(x[:1])))
+    cnnkern.save(model, tmp_path / "int8.safetensors")
+    loaded = cnnkern.load(tmp_path / "int8.safetensors", other)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
 
 
 def test_the_report_can_be_read() -> None:
