@@ -43,8 +43,8 @@ def quantize(
     model fits into the one that any other batch gives, `cnnkern.load(path, quantize(model, [batch]).model)`.
 
     Args:
-        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `CPConv2d` and `ColumnSparseConv2d` become int8
-            layers. It is not changed.
+        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `Im2colConv2d`, `CPConv2d` and `ColumnSparseConv2d`
+            become int8 layers. It is not changed.
         calibration_batches: inputs of the model, each a tensor or a tuple of its arguments; a hundred images
             like those to come are enough.
         observer: makes what chooses the range of each activation.

@@ -34,8 +34,8 @@ def prepare(
     `torch.nn.functional.dropout`, traced in eval mode, does not.
 
     Args:
-        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `CPConv2d` and `ColumnSparseConv2d` will be computed
-            with int8. It is not changed.
+        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `Im2colConv2d`, `CPConv2d` and `ColumnSparseConv2d`
+            will be computed with int8. It is not changed.
         calibration_batches: inputs of the model, each a tensor or a tuple of its arguments.
         ranges: what becomes of the grids of activations in training: "learned", the scales are parameters
             (LSQ); "observed", the grids follow moving averages of the ranges (Jacob et al. 2018).
