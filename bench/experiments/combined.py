@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -180,7 +179,7 @@ def _compressed(
         cache=folder,
         seconds=settings.search_seconds,
     )
-    Console(stderr=True).print(str(report))
+    print(report, file=sys.stderr)
     return model, report
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cnnkern.compression.candidates import Candidate, too_slow
-from cnnkern.compression.linking import link, links, rectify
+from cnnkern.compression.linking import link, links, rectifiable, rectify
 from cnnkern.compression.planner import Bond
 from cnnkern.compression.running import timed_together
 from cnnkern.compression.search import Layer
@@ -22,8 +22,8 @@ from cnnkern.compression.search import Layer
 
 @dataclass
 class Savings:
-    """Seconds that the int8 candidates of layers save, by the layers' names: each alone, and groups of them
-    beyond that."""
+    """Seconds that the int8 candidates of layers save, by the layers' names: those that do a ReLU
+    behind them alone, and groups of them beyond that."""
 
     alone: dict[str, float]
     together: list[tuple[set[str], float]]
@@ -41,10 +41,12 @@ def measure_savings(
     everything = _with(model, layers, _int8_candidates(layers))
     names = {module: name for name, module in everything.named_modules()}
     groups = [tuple({names[each] for each in side} for side in group) for group in links(everything)]
+    # the others change nothing around them, and are timed better where nothing else runs
+    rectified = [names[each] for each in rectifiable(everything)]
     alone, together = {}, []
-    comparisons = len(_int8_candidates(layers)) + len(groups)
+    comparisons = len(rectified) + len(groups)
     with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
-        for name in _int8_candidates(layers):
+        for name in rectified:
             replaced = rectify(_with(model, layers, {name}))
             before, after = timed_together([model, replaced], example, seconds)
             alone[name] = before - after
@@ -66,11 +68,13 @@ def take_savings(layers: Sequence[Layer], savings: Savings) -> list[Bond]:
     int8 = _int8_candidates(layers)
     for layer in layers:
         name = layer.place.name
-        if name in int8:
-            int8[name].in_network = layer.in_network - savings.alone[name]
-            slow = too_slow(int8[name].in_network, layer.in_network)
-            if slow and not any(name in members for members, _ in savings.together):
-                int8[name].verdict, int8[name].layer, int8[name].loss = slow, None, None
+        if name not in int8:
+            continue
+        if name in savings.alone:
+            int8[name].in_network = max(0.0, layer.in_network - savings.alone[name])
+        slow = too_slow(layer.seconds_in_network(int8[name]), layer.in_network)
+        if slow and not any(name in members for members, _ in savings.together):
+            int8[name].verdict, int8[name].layer, int8[name].loss = slow, None, None
     return [
         Bond(
             {

@@ -50,6 +50,12 @@ def rectify(model: nn.Module) -> nn.Module:
     return replace(model, {relu: nn.Identity().train(relu.training) for relu in graph.idle_relus()})
 
 
+def rectifiable(model: nn.Module) -> list[Int8Conv2d]:
+    """Those of which `rectify` changes something."""
+    graph = _graph(model)
+    return [] if graph is None else list(graph.rectifiable())
+
+
 def links(model: nn.Module) -> list[tuple[set[Int8Conv2d], set[Int8Conv2d]]]:
     """What `link` would link: layers that hand integers on, and those that they hand them to.
 
@@ -105,13 +111,11 @@ class _Graph:
         """The max poolings that integers go through."""
         return {self._module(node) for node in self.nodes if node in self.carried and self._pools(node)}
 
-    def rectifiable(self) -> set[Int8Conv2d]:
+    def rectifiable(self) -> Iterator[Int8Conv2d]:
         """Layers whose output only ReLUs read."""
-        return {
-            self._module(node)
-            for node in self.nodes
-            if self._is_int8(node) and self._called_once(node) and self._only_relus_read(node)
-        }
+        for node in self.nodes:
+            if self._is_int8(node) and self._called_once(node) and self._only_relus_read(node):
+                yield self._module(node)
 
     def idle_relus(self) -> set[nn.ReLU]:
         """The ReLUs that change nothing, wherever they are called."""
@@ -129,7 +133,7 @@ class _Graph:
                 positive.add(node)
             if type(self._module(node)) is nn.ReLU:
                 (idle if known else busy).add(self._module(node))
-        return idle - busy
+        return {relu for relu in idle - busy if _is_plain(relu)}
 
     @cached_property
     def wanted(self) -> dict[fx.Node, tuple[Grid, bool] | None]:
@@ -183,7 +187,7 @@ class _Graph:
         return self._kind(node) is Kind.RELU and ceiling_of(node, self.modules) is None
 
     def _pools(self, node: fx.Node) -> bool:
-        return self._kind(node) is Kind.MAX_POOL and node.op == "call_module"
+        return self._kind(node) is Kind.MAX_POOL and node.op == "call_module" and _is_plain(self._module(node))
 
     def _passes(self, node: fx.Node) -> bool:
         """Whether an operation does the same with integers on a grid as with the real numbers."""
@@ -225,6 +229,11 @@ def _graph(model: nn.Module) -> _Graph | None:
     except UntraceableError:
         return None
     return _Graph(list(traced.graph.nodes), dict(traced.named_modules()))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nobody would miss the module itself."""
+    return not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _pool(kind: type[nn.MaxPool2d], pool: nn.MaxPool2d) -> nn.MaxPool2d:

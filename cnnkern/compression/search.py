@@ -41,6 +41,12 @@ class Layer:
     candidates: list[Candidate]
     in_network: float
 
+    def seconds_in_network(self, candidate: Candidate) -> float:
+        """Measured there, or in proportion."""
+        if candidate.in_network is not None:
+            return candidate.in_network
+        return self.in_network / self.seconds * candidate.seconds
+
     @property
     def alive(self) -> list[Candidate]:
         """Those that have a layer."""

@@ -123,7 +123,7 @@ class IntegerMaxPool(nn.MaxPool2d):
         if x.is_floating_point():
             return super().forward(x)
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        for axis in (-1, -2):
+        for axis in (-2, -1):
             x = self._pool(x, axis)
         # where the kernel is 1 and the stride is not, it is a view
         return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

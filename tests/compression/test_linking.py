@@ -56,6 +56,11 @@ def given(model: nn.Module) -> Tensor:
     return seen[0].int()
 
 
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda *_: None)
+    return module
+
+
 PASSING = {
     "nothing": lambda x: x,
     "a ReLU": nn.ReLU(inplace=True),
@@ -87,10 +92,11 @@ def test_integers_pass_where_what_stands_between_keeps_their_order(between: Call
     [
         (nn.ReLU6(), None),
         (nn.AvgPool2d(2), None),
+        (hooked(nn.MaxPool2d(2)), None),
         (torch.relu, lambda first, left, right: torch.cat([first, left, right], dim=1)),
         (torch.relu, lambda first, left, right: left.mean() if left.sum() > 0 else right),
     ],
-    ids=["another operation", "an average", "another reader", "a model that cannot be traced"],
+    ids=["another operation", "an average", "a pooling with a hook", "another reader", "a model that cannot be traced"],
 )
 def test_elsewhere_they_stay_real(between: Callable, after: Callable | None):
     model = link(Net(between, after))

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 import examples
 from examples.measuring import WHOLE
 from examples.stability import VARIANTS
@@ -62,6 +64,29 @@ def test_the_tables_of_pruning_and_perforation_are_those_of_the_runs():
     lines = (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
     expected = [*pruning_rows(), *perforation_rows()]
     assert [line for line in lines if line in expected] == expected
+
+
+def quantization_rows() -> list[tuple[str, ...]]:
+    """Qualities in percent, times faster at each batch size, and the share of the bytes, as they are shown."""
+    outcomes = json.loads((RESULTS / "quantization.json").read_text(encoding="utf-8"))["outcomes"]
+    rows = []
+    for one in outcomes:
+        digits = 2 if one["measure"] == "accuracy" else 1
+        float32, *int8 = (100 * one["quality"][name] for name in ("float32", "PTQ", "QAT"))
+        ratios = [
+            each["float32"]["milliseconds"] / each["int8"]["milliseconds"] for each in one["times"].values()
+        ]
+        size = one["bytes"]["int8"] / one["bytes"]["float32"]
+        shown = "100" if float32 == 100 else f"{float32:.{digits}f}"
+        rows.append((shown, *(f"{x:.{digits}f}" for x in int8), *(f"{x:.2f}" for x in ratios), f"{size:.3f}"))
+    return rows
+
+
+@pytest.mark.parametrize("document", [RESULTS / "README.md", RESULTS.parents[1] / "README.md"], ids=str)
+def test_the_tables_of_int8_are_those_of_the_run(document: Path):
+    text = document.read_text(encoding="utf-8")
+    for row in quantization_rows():
+        assert f" | {' | '.join(row)} |" in text
 
 
 def test_the_readme_repeats_them():
