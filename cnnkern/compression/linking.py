@@ -37,10 +37,26 @@ def link(model: nn.Module) -> nn.Module:
             layer.out_zero_point = torch.tensor(zero_point)
             layer.activation = "relu" if rectified else layer.activation
     pools = {pool: _pool(IntegerMaxPool, pool) for pool in graph.pools() if type(pool) is nn.MaxPool2d}
+    return rectify(replace(model, pools))
+
+
+def rectify(model: nn.Module) -> nn.Module:
+    """The model, changed in place: its int8 layers do the ReLUs behind them."""
+    graph = _graph(model)
+    if graph is None:
+        return model
     for layer in graph.rectifiable():
         layer.activation = "relu"
-    relus = {relu: nn.Identity().train(relu.training) for relu in graph.idle_relus()}
-    return replace(model, {**pools, **relus})
+    return replace(model, {relu: nn.Identity().train(relu.training) for relu in graph.idle_relus()})
+
+
+def links(model: nn.Module) -> list[tuple[set[Int8Conv2d], set[Int8Conv2d]]]:
+    """What `link` would link: layers that hand integers on, and those that they hand them to.
+
+    Each pair works as a whole or not at all: with one of its layers not in int8, none of them would.
+    """
+    graph = _graph(model)
+    return [] if graph is None else list(graph.groups())
 
 
 def unlink(model: nn.Module) -> bool:
@@ -64,10 +80,26 @@ class _Graph:
     modules: dict[str, nn.Module]
 
     def links(self) -> Iterator[tuple[Int8Conv2d, Grid, bool]]:
-        """Layers whose output only int8 layers with one grid read; the grid, and whether a ReLU is between."""
+        """Layers whose output only int8 layers with one grid read; the grid, and whether after a ReLU."""
         for node in self.nodes:
             if node in self.carried and self._writes_integers(node):
                 yield self._module(node), *self.wanted[node]
+
+    def groups(self) -> Iterator[tuple[set[Int8Conv2d], set[Int8Conv2d]]]:
+        """Those that write and those that read the values which are integers together or not at all."""
+        left = dict.fromkeys(node for node in self.nodes if node in self.carried)
+        while left:
+            reached, values = [next(iter(left))], set()
+            while reached:
+                value = reached.pop()
+                if value not in values:
+                    values.add(value)
+                    around = [*value.users, *value.all_input_nodes]
+                    reached += [each for each in around if each in left and self._passes_between(each, value)]
+            writers = {self._module(value) for value in values if self._writes_integers(value)}
+            readers = {self._module(user) for value in values for user in value.users if self._is_int8(user)}
+            yield writers, readers
+            left = {value: None for value in left if value not in values}
 
     def pools(self) -> set[nn.Module]:
         """The max poolings that integers go through."""
@@ -161,6 +193,11 @@ class _Graph:
             or self._kind(node) is Kind.CONCATENATION
             or type(self._module(node)) is nn.Identity
         )
+
+    def _passes_between(self, one: fx.Node, other: fx.Node) -> bool:
+        """Whether the later of two neighbours is made of the earlier one's integers as they are."""
+        later = one if other in one.all_input_nodes else other
+        return self._passes(later)
 
     def _called_once(self, node: fx.Node) -> bool:
         return sum(self._module(other) is self._module(node) for other in self.nodes) == 1
