@@ -1,14 +1,15 @@
 """A network in stock torch in a process of its own: requests on stdin, the seconds of each on stdout.
 
-    python -m bench.rivals.torch_server compile|int8 PACKAGE.MODULE:FACTORY STATE THREADS
+    python -m bench.rivals.torch_server compile|int8 PACKAGE.MODULE:FACTORY THREADS
 
-The network is what the factory makes, with the tensors of a safetensors file. `compile` is `torch.compile`;
-`int8` is torch's own quantization after training (`torch.ao`, engine x86), calibrated on PATH.calibration.npy.
+The network is what the factory makes. `compile` is `torch.compile`; `int8` is torch's own quantization after
+training (`torch.ao`, engine x86).
 
-{"model": PATH, "calls": n}                           time n calls in a row on PATH.npy
-{"model": PATH, "result": FILE, "input": FILE.npy}    one call on that input or else PATH.npy, its output kept
+{"model": DIR/LAYOUT, "calls": n}                      time n calls in a row on DIR/LAYOUT.npy
+{"model": DIR/LAYOUT, "result": FILE, "input": FILE}   one call on that input, or the same; keep the output
 
-The memory format of PATH is its file name: contiguous or channels_last.
+LAYOUT is contiguous or channels_last. DIR/network.safetensors has the weights, DIR/calibration.npy the images
+that int8 is calibrated on.
 """
 
 import importlib
@@ -29,7 +30,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 CALIBRATION_BATCH = 16
 
 
-def network(factory: str, state: str) -> nn.Module:
+def network(factory: str, state: Path) -> nn.Module:
     module, _, name = factory.partition(":")
     made = getattr(importlib.import_module(module), name)()
     made.load_state_dict(load_file(state))
@@ -44,12 +45,12 @@ def in_format(x: np.ndarray, memory_format: torch.memory_format) -> Tensor:
 
 def quantized(float_network: nn.Module, images: Tensor) -> nn.Module:
     """torch's own int8 network, calibrated on the images."""
-    from torch.ao.quantization import get_default_qconfig_mapping
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-
-    torch.backends.quantized.engine = "x86"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates them
+        from torch.ao.quantization import get_default_qconfig_mapping
+        from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+        torch.backends.quantized.engine = "x86"
         prepared = prepare_fx(float_network, get_default_qconfig_mapping("x86"), (images[:1],))
         for some in images.split(CALIBRATION_BATCH):
             prepared(some)
@@ -57,25 +58,27 @@ def quantized(float_network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def main() -> None:
-    kind, factory, state, threads = sys.argv[1:]
+    kind, factory, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
 
     @lru_cache(maxsize=2)
-    def load(path: str) -> tuple[Callable[[Tensor], Tensor], Tensor, torch.memory_format]:
-        memory_format = FORMATS[Path(path).name]
-        model = network(factory, state)
+    def load(path: Path) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        memory_format = FORMATS[path.name]
+        model = network(factory, path.with_name("network.safetensors")).to(memory_format=memory_format)
         if kind == "int8":
-            model = quantized(model, torch.from_numpy(np.load(f"{path}.calibration.npy")))
+            images = np.load(path.with_name("calibration.npy"))
+            model = quantized(model, in_format(images, memory_format))
         else:
-            model = torch.compile(model.to(memory_format=memory_format))
-        return model, in_format(np.load(f"{path}.npy"), memory_format), memory_format
+            model = torch.compile(model)
+        return model, in_format(np.load(path.with_suffix(".npy")), memory_format)
 
     for line in sys.stdin:
         request = json.loads(line)
-        model, x, memory_format = load(request["model"])
+        path = Path(request["model"])
+        model, x = load(path)
         if "input" in request:
-            x = in_format(np.load(request["input"]), memory_format)
-        with torch.inference_mode():
+            x = in_format(np.load(request["input"]), FORMATS[path.name])
+        with torch.no_grad():
             run = partial(model, x)
             start = time.perf_counter()
             for _ in range(request.get("calls", 1)):
