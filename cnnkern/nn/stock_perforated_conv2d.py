@@ -10,7 +10,8 @@ from cnnkern.nn.convolution import parameter_like
 class StockGridConv2d(nn.Module):
     """A perforated convolution whose kept outputs lie at the crossings of rows and columns of even distance.
 
-    They are the outputs of a stock convolution with a larger stride; the others index into these.
+    They are the outputs of a stock convolution with a larger stride; the others are interpolated by stock
+    torch where that gives the nearest ones, else gathered.
     """
 
     def __init__(self, conv: nn.Conv2d, mask: Tensor, sources: Tensor) -> None:
@@ -24,25 +25,42 @@ class StockGridConv2d(nn.Module):
             for kept, stride in zip((mask.any(1), mask.any(0)), conv.stride, strict=True)
         ]
         self.first, self.stride, self.count = (tuple(numbers) for numbers in zip(*axes, strict=True))
-        width = mask.shape[1]
-        rows, columns = sources.amax(1).long() // width, sources.amax(0).long() % width
+        self.size = tuple(mask.shape)
+        shown = _kept_before(mask, sources)
         self.zeros = bool((sources < 0).any())
-        for name, shown, kept, dropped in (
-            ("rows", rows, mask.any(1), ~mask.any(1)),
-            ("columns", columns, mask.any(0), ~mask.any(0)),
-        ):
-            order = kept.long().cumsum(0) - 1
-            self.register_buffer(name, torch.where(dropped & self.zeros, kept.sum(), order[shown]))
+        kept = torch.arange(self.count[0] * self.count[1], device=mask.device).view(1, 1, *self.count)
+        nearest = F.interpolate(kept.double(), self.size, mode="nearest").long()
+        self.interpolates = torch.equal(nearest.flatten(), shown)
+        if not self.interpolates:
+            self.register_buffer("shown", shown)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, oH, oW) from x (N, C, H, W)."""
-        (top, left), (rows, columns) = self.first, self.count
-        x = F.pad(x, self.margins, self.mode)[:, :, top:, left:]
-        y = F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-        y = y[:, :, :rows, :columns]
-        if self.zeros:
-            y = F.pad(y, (0, 1, 0, 1))
-        return y.index_select(2, self.rows).index_select(3, self.columns)
+        y = self._kept_outputs(x)
+        if self.count == self.size:
+            return y
+        if self.interpolates:
+            return F.interpolate(y, self.size, mode="nearest")
+        return _gathered(y.permute(0, 2, 3, 1).flatten(1, 2), self.shown, self.size, self.zeros)
+
+    def _kept_outputs(self, x: Tensor) -> Tensor:
+        left, right, top, bottom = self.margins
+        padding = top - self.first[0], left - self.first[1]
+        if self.mode != "constant" or min(padding) < 0 or not self._reaches(x, padding):
+            x = F.pad(x, (left, right, top, bottom), self.mode)[:, :, self.first[0] :, self.first[1] :]
+            padding = 0, 0
+        y = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return y[:, :, : self.count[0], : self.count[1]]
+
+    def _reaches(self, x: Tensor, padding: tuple[int, int]) -> bool:
+        """Whether a convolution that pads as much behind as before has all the outputs."""
+        ends = [
+            (count - 1) * stride + dilation * (taps - 1) + 1
+            for count, stride, dilation, taps in zip(
+                self.count, self.stride, self.dilation, self.weight.shape[2:], strict=True
+            )
+        ]
+        return all(size + 2 * pad >= end for size, pad, end in zip(x.shape[2:], padding, ends, strict=True))
 
 
 class StockGatherConv2d(nn.Module):
@@ -68,10 +86,8 @@ class StockGatherConv2d(nn.Module):
         ):
             index = kept[:, None] * stride + torch.arange(taps, device=kept.device) * dilation
             self.register_buffer(name, index)  # (kept outputs, taps)
-        order = mask.flatten().long().cumsum(0) - 1
-        shown = sources.flatten().long()
-        self.zeros = bool((shown < 0).any())
-        self.register_buffer("shown", torch.where(shown < 0, mask.sum(), order[shown]))
+        self.zeros = bool((sources < 0).any())
+        self.register_buffer("shown", _kept_before(mask, sources))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, oH, oW) from x (N, C, H, W)."""
@@ -87,10 +103,20 @@ class StockGatherConv2d(nn.Module):
             y = torch.bmm(by_group.flatten(2), self.weight).permute(1, 0, 2).flatten(1)
         if self.bias is not None:
             y = y + self.bias
-        y = y.reshape(n, kept, -1)
-        if self.zeros:
-            y = F.pad(y, (0, 0, 0, 1))
-        return y.index_select(1, self.shown).unflatten(1, self.size).permute(0, 3, 1, 2)
+        return _gathered(y.reshape(n, kept, -1), self.shown, self.size, self.zeros)
+
+
+def _kept_before(mask: Tensor, sources: Tensor) -> Tensor:
+    """Which of the kept outputs each output shows, (oH·oW); as many as there are, where it shows none."""
+    order, shown = mask.flatten().long().cumsum(0) - 1, sources.flatten().long()
+    return torch.where(shown < 0, mask.sum(), order[shown])
+
+
+def _gathered(y: Tensor, shown: Tensor, size: tuple[int, ...], zeros: bool) -> Tensor:
+    """(N, K, oH, oW) from the kept outputs (N, kept, K), with zeros behind them where some show none."""
+    if zeros:
+        y = F.pad(y, (0, 0, 0, 1))
+    return y.index_select(1, shown).unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def is_regular_grid(mask: Tensor) -> bool:

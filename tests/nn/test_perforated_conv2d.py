@@ -160,6 +160,7 @@ def test_a_mask_of_a_call_that_cannot_be_is_refused(
 
 GRIDS = {
     "every second": (torch.arange(9) % 2 == 1)[:, None] & (torch.arange(11) % 3 == 0),
+    "from the first on": (torch.arange(9) % 2 == 0)[:, None] & (torch.arange(11) % 2 == 0),
     "one row": (torch.arange(9) == 3)[:, None] & (torch.arange(11) > -1),
     "one": (torch.arange(9) == 3)[:, None] & (torch.arange(11) == 3),
 }
@@ -182,6 +183,12 @@ def test_a_regular_grid_is_a_convolution_with_a_larger_stride(
     with torch.no_grad():
         assert_computes(stock(x), layer, x)
         assert_computes(layer(x), layer, x)
+
+
+def test_torch_interpolates_a_grid_where_that_gives_the_nearest() -> None:
+    stock = {name: build(PerforatedConv2d, padding=1, mask=mask).to_stock() for name, mask in GRIDS.items()}
+    interpolating = [name for name, module in stock.items() if module.interpolates]
+    assert interpolating == ["from the first on", "one row", "one"]
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "none"])
