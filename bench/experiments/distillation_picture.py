@@ -13,7 +13,8 @@ def draw(figure: Figure, document: dict) -> None:
     _by_time(right, document)
     settings = document["settings"]
     figure.suptitle(
-        f"A DenseNet teaches a SqueezeNet, Fashion-MNIST  ·  {settings['threads']} threads  ·  "
+        f"A DenseNet teaches a SqueezeNet, {settings['images'] or 'all'} images of Fashion-MNIST, "
+        f"{document['student_steps']} steps  ·  {settings['threads']} threads  ·  "
         f"{document['environment']['cpu']}",
         fontsize=10,
     )
