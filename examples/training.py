@@ -18,6 +18,7 @@ PEAK_LEARNING_RATE = 0.1
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.05
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @torch.inference_mode()
@@ -76,6 +77,7 @@ def train(
     seed: int = 0,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     label_smoothing: float = 0.0,
+    augmentation: Augmentation = augment,
     objective: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     description: str | None = "training",
     before_step: Callable[[int], None] | None = None,
@@ -84,6 +86,7 @@ def train(
 ) -> list[float]:
     """Trains ``network`` in place for ``steps`` batches of augmented images, in an order that ``seed`` fixes.
 
+    ``augmentation`` makes new images of a batch's, with the random numbers that it is given.
     ``objective`` makes a loss of the network's scores, the labels and the images; without one it is the
     cross entropy. ``schedule`` is stepped once per batch; ``before_step`` gets the step, from 0;
     ``after_step`` nothing; ``after_epoch`` gets the number of passes made over ``split`` and returns a remark
@@ -100,7 +103,7 @@ def train(
                     return losses
                 if before_step is not None:
                     before_step(len(losses))
-                images = augment(split.images[chosen], generator)
+                images = augmentation(split.images[chosen], generator)
                 optimizer.zero_grad(set_to_none=True)
                 scores, labels = network(images), split.labels[chosen]
                 if objective is not None:
