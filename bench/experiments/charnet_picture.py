@@ -26,6 +26,9 @@ def draw(figure: Figure, document: dict) -> None:
     lower[0].set(title="Before fine-tuning", ylabel="accuracy lost")
     _by_rank(lower[1], networks, "replaced", lambda each: original - each["after"])
     lower[1].set(title=f"After {document['settings']['steps']} steps of it", ylabel="accuracy lost")
+    gained = original - document["accuracy_tuned_alike"]
+    lower[1].axhline(gained, color=GREY, linestyle="--", label="original, tuned alike")
+    lower[1].legend()
     for axes in lower[:2]:
         axes.axhline(0, color=GREY, linestyle=":")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))

@@ -77,8 +77,9 @@ def trained(data: Characters, *, epochs: int, seed: int, shrink: int) -> nn.Sequ
 def together(
     network: nn.Module, layers: Mapping[str, CPConv2d], training: Split, steps: int, *, seed: int
 ) -> nn.Module:
-    """The network with all `layers`, which train with everything else, each factor at a rate of its own."""
-    description = f"{' and '.join(layers)} at R={next(iter(layers.values())).rank}"
+    """The network with all `layers`, if any, which train with everything else, each factor at a rate of its
+    own."""
+    description = " and ".join(f"{name} at R={layer.rank}" for name, layer in layers.items()) or "original"
     return _contiguous(all_at_once(network, layers, training, steps, **_options(seed, description)))
 
 
