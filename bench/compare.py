@@ -226,6 +226,6 @@ def _timed(entered: list[Contest], settings: Settings, threads: int, bandwidth: 
         elif dense is not None:
             asks = contest.work.rate is not None or contest.work.suite == "int8"
             own_dense = dense.best("cnnkern") if asks else None
-            run = Run(own, peak, bandwidth, dense.best("torch"), own_dense)
+            run = Run(own, peak, bandwidth, dense.best("torch"), own_dense, contest.work.over_own_dense)
         previous = run
         yield run

@@ -164,7 +164,7 @@ def perforated(layer: Layer, batch: int) -> list[Contest]:
     and where every second row and column is kept, which stock convolution can do with a larger stride."""
     first = dense(layer, batch)
     dense_reference = cache(first.reference)
-    masks = [("perforated", rate, perforation.uniform(layer.output_size, rate)) for rate in RATES]
+    masks = [(f"perforated {rate:g}", rate, perforation.uniform(layer.output_size, rate)) for rate in RATES]
     grid = torch.zeros(layer.output_size, dtype=torch.bool)
     grid[::2, ::2] = True
     masks.append(("perforated grid", 1 - grid.float().mean().item(), grid))

@@ -104,7 +104,8 @@ class SparseContest:
     def work(self) -> Workload:
         if self.rate is None:
             return column_sparse_work(self.layer, self.density, self.batch)
-        return perforated_work("perforated", self.layer, self.rate, int(self._mask().sum()), self.batch)
+        suite, kept = f"perforated {self.rate:g}", int(self._mask().sum())
+        return perforated_work(suite, self.layer, self.rate, kept, self.batch)
 
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""

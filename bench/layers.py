@@ -104,9 +104,9 @@ class Workload:
 
     @property
     def over_own_dense(self) -> float | None:
-        """How many times faster than our own dense layer a column-sparse one would be at the same FLOP/s;
-        None for layers of too few columns for this to be asked of them."""
-        return self.dense_flops / self.flops if self.many_columns else None
+        """How many times faster than our own dense layer a column-sparse or perforated one would be at the
+        same FLOP/s; None where this is not asked, as of layers of few columns."""
+        return self.dense_flops / self.flops if self.many_columns or self.rate is not None else None
 
 
 def dense_work(layer: Layer, batch: int) -> Workload:
@@ -120,7 +120,7 @@ def cp_work(layer: Layer, rank: int, batch: int) -> Workload:
 
 
 def perforated_work(suite: str, layer: Layer, rate: float, kept: int, batch: int) -> Workload:
-    """The `kept` outputs of each image computed; the whole output written."""
+    """`kept` outputs of each image computed, the whole output written; each rate is a suite of its own."""
     area = layer.output_size[0] * layer.output_size[1]
     dense = layer.dense_flops(batch)
     return Workload(

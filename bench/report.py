@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import int8, overhead
-from bench.layers import DENSITIES
+from bench.layers import DENSITIES, RATES
 from bench.results import Results, Row, Summary, least, summarize
 
 REPORT_WIDTH = 130  # what the widest table needs
@@ -24,7 +24,8 @@ arithmetic alone would give there.
 extra MB: peak of a training step above input, parameters and gradient of the output, the leaner layout;
 needed: output and gradients, which every step holds; beyond: what ours holds besides them, in percent of
 what torch does. Column-sparse, /p: times faster than our dense layer in the same layout, over what
-arithmetic alone would give; for layers with 512 columns or more."""
+arithmetic alone would give; for layers with 512 columns or more. Perforated, /(1-r): the same of the faster
+layouts."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ TIMES = [
     _share("torch\n%", "torch"),
     _share("ours\n%", "cnnkern"),
 ]
-RATES = [
+PERFORATED = [*TIMES[:10], _ratio("own\n/(1-r)", "in_proportion"), *TIMES[10:]]
+PER_SECOND = [
     Column("\nGFLOP/s", lambda row: f"{row.contenders[row.best('cnnkern')].gflops:.0f}"),
     Column("\nGB/s", lambda row: f"{row.contenders[row.best('cnnkern')].gbs:.1f}"),
 ]
@@ -176,22 +178,31 @@ INT8_GEMM = [
     Column("torch\nms", _torch),
     _seconds("ours\nms", "cnnkern/contiguous"),
     _ratio("ours\nx", "best"),
-    *RATES,
+    *PER_SECOND,
 ]
 OVERHEAD = [
     LAYER,
     *(_seconds(f"{name.split('/')[1]}\nµs", name, unit=1e-6) for name in overhead.NAMES),
 ]
 SUITES = {
-    "dense": ("Dense: Im2colConv2d against nn.Conv2d", TIMES + RATES),
-    "cp": ("CP: CPConv2d against four stock convolutions", TIMES + RATES),
+    "dense": ("Dense: Im2colConv2d against nn.Conv2d", TIMES + PER_SECOND),
+    "cp": ("CP: CPConv2d against four stock convolutions", TIMES + PER_SECOND),
     **{
         f"column_sparse {density:g}": (f"Column-sparse, density {density:g}, against dense", COLUMN_SPARSE)
         for density in DENSITIES
     },
     "training": ("CP forward and backward, against four stock convolutions under autograd", TIMES + MEMORY),
-    "perforated": ("Perforated, irregular masks: PerforatedConv2d against indexing and products", TIMES),
-    "perforated grid": ("Perforated, every second row and column, against a strided convolution", TIMES),
+    **{
+        f"perforated {rate:g}": (
+            f"Perforated, rate {rate:g}, irregular masks: PerforatedConv2d against indexing and products",
+            PERFORATED,
+        )
+        for rate in RATES
+    },
+    "perforated grid": (
+        "Perforated, regular grid: against a strided stock convolution and interpolation",
+        PERFORATED,
+    ),
     "int8": ("int8: Int8Conv2d against torch's quantized engines; own: our float32 layer", TIMES),
     "int8 cp": (
         "int8: Int8CPConv2d against four stock convolutions in float32; own: our float32 CP layer",

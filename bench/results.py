@@ -26,8 +26,8 @@ class Run:
     """One interleaved run: a timing per contender, and the ceilings measured beside them.
 
     `dense_seconds`, for a layer that approximates a dense one: that one by torch, in its best layout;
-    `own_dense_seconds`: that one by us. `over_own_dense`, for a column-sparse one: how many times faster than
-    ours it would be in proportion.
+    `own_dense_seconds`: that one by us. `over_own_dense`, for a column-sparse or perforated one: how many
+    times faster than ours it would be in proportion.
     """
 
     timings: dict[str, Timing]
@@ -60,7 +60,9 @@ class Run:
             ratios["over_dense"] = self.dense_seconds / ours
         if self.own_dense_seconds is not None:
             ratios["over_own_dense"] = self.own_dense_seconds / ours
-        if self.over_own_dense is not None:
+            if self.over_own_dense is not None:
+                ratios["in_proportion"] = ratios["over_own_dense"] / self.over_own_dense
+        elif self.over_own_dense is not None:
             for name in ("contiguous", "channels_last"):
                 own = self.timings[f"dense/{name}"].median / self.timings[f"cnnkern/{name}"].median
                 ratios[f"in_proportion_{name}"] = own / self.over_own_dense

@@ -72,13 +72,17 @@ quantization.conversion.convert_with(
         torch.nn.Linear: _Form(
             Int8Linear.from_linear, lambda _, x, weight, bias: torch.nn.functional.linear(x, weight, bias)
         ),
+        Im2colConv2d: _Form(
+            lambda layer, **numbers: Int8Conv2d.from_conv(layer.to_conv(), **numbers),
+            Im2colConv2d.stock_forward,
+        ),
         ColumnSparseConv2d: _Form(
             Int8ColumnSparseConv2d.from_column_sparse, ColumnSparseConv2d.stock_forward
         ),
         CPConv2d: _Form(Int8CPConv2d.from_cp, CPConv2d.stock_outer, CPConv2d.stock_inner),
     }
 )
-folding.NORMS.update(dict.fromkeys((ColumnSparseConv2d, CPConv2d), torch.nn.BatchNorm2d))
+folding.NORMS.update(dict.fromkeys((Im2colConv2d, ColumnSparseConv2d, CPConv2d), torch.nn.BatchNorm2d))
 folding.OUTPUT_WEIGHTS[CPConv2d] = "factor_k"
 
 if asked := os.environ.get("CNNKERN_CPU_ISA"):

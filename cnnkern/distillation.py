@@ -48,6 +48,11 @@ def distillation_loss(
             f"student, teacher: expected logits (N, classes) of one shape, got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}"
         )
+    if labels is not None and labels.shape not in (student.shape[:1], student.shape):
+        raise ValueError(
+            f"labels: expected classes or probabilities for logits of {tuple(student.shape)}, got "
+            f"{tuple(labels.shape)}"
+        )
     targets = (teacher.detach() / temperature).softmax(dim=1)
     loss = F.cross_entropy(student / temperature, targets)
     return loss if labels is None else loss + label_weight * F.cross_entropy(student, labels)

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from cnnkern import CPConv2d
 from cnnkern.compression.finetuning import FACTORS, factor_rates
 from examples.datasets import Split
-from examples.training import (
-    BATCH_SIZE,
-    LABEL_SMOOTHING,
-    PEAK_LEARNING_RATE,
-    Augmentation,
-    augment,
-    one_cycle,
-    train,
-)
+from examples.training import BATCH_SIZE, PEAK_LEARNING_RATE, Augmentation, augment, train_one_cycle
 
 
 def finetune(
@@ -61,7 +53,6 @@ def finetune(
         for name, rate in factor_rates(layer).items():
             share = rate / together if scaled else 1.0
             groups.append({"params": [getattr(layer, name)], "max_lr": learning_rate * share})
-    optimizer, schedule = one_cycle(groups, steps)
 
     def take_turns(step: int) -> None:
         turn = FACTORS[step // alternate % len(FACTORS)]
@@ -72,15 +63,13 @@ def finetune(
     with _gradients_restored(held | factors):
         for parameter in held:
             parameter.requires_grad_(False)
-        return train(
+        return train_one_cycle(
             network,
             split,
-            optimizer,
             steps=steps,
+            groups=groups,
             batch_size=batch_size,
             seed=seed,
-            schedule=schedule,
-            label_smoothing=LABEL_SMOOTHING,
             augmentation=augmentation,
             objective=objective,
             description=description,

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.timing import Call, interleave
+from bench.timing import Call, Contender, interleave
 from cnnkern import CPConv2d, reference
 
 Name = TypeVar("Name", bound=Hashable)
@@ -26,9 +27,18 @@ class Time:
 
 
 @torch.inference_mode()
-def best_times(modules: Mapping[Name, nn.Module], x: Tensor, seconds: float) -> dict[Name, Time]:
-    """The time of each module on ``x`` in its best layout, all interleaved for about ``seconds``."""
+def best_times(
+    modules: Mapping[Name, nn.Module],
+    x: Tensor,
+    seconds: float,
+    rivals: Mapping[Name, Sequence[Contender]] = MappingProxyType({}),
+) -> dict[Name, Time]:
+    """The time of each module on ``x`` in its best layout, all interleaved for about ``seconds``.
+
+    ``rivals`` take part as they are, one for each layout.
+    """
     calls = {(name, call.name): call for name, module in modules.items() for call in _layouts(module, x)}
+    calls |= {(name, call.name): call for name, found in rivals.items() for call in found}
     timings, _ = interleave(list(calls.values()), seconds=seconds, min_rounds=MIN_ROUNDS)
     best: dict[Name, Time] = {}
     for (name, layout), timing in zip(calls, timings, strict=True):

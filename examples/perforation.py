@@ -28,7 +28,7 @@ from examples.measuring import WHOLE, Time, layer_inputs, network_times
 from examples.networks import trained_fashion_net
 from examples.perforation_picture import draw
 from examples.report import WIDTH
-from examples.training import BATCH_SIZE, LABEL_SMOOTHING, evaluate, one_cycle, train
+from examples.training import BATCH_SIZE, evaluate, train_one_cycle
 
 RATES = (0.25, 0.5, 0.75)
 LEARNING_RATE = 0.05
@@ -161,17 +161,7 @@ def chosen_rates(dense: nn.Module, mask: Pattern, batches: list[Batch], x: Tenso
 
 def finetune(network: nn.Module, training: Split, steps: int, description: str) -> None:
     """Trains all of ``network`` in place, through its perforated layers."""
-    groups = [{"params": list(network.parameters()), "max_lr": LEARNING_RATE}]
-    optimizer, rates = one_cycle(groups, steps)
-    train(
-        network,
-        training,
-        optimizer,
-        steps=steps,
-        schedule=rates,
-        label_smoothing=LABEL_SMOOTHING,
-        description=description,
-    )
+    train_one_cycle(network, training, steps=steps, learning_rate=LEARNING_RATE, description=description)
     network.eval()
 
 

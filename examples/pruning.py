@@ -29,7 +29,7 @@ from examples.measuring import WHOLE, Time, network_times
 from examples.networks import lenet, trained_fashion_net
 from examples.pruning_picture import draw
 from examples.report import WIDTH
-from examples.training import LABEL_SMOOTHING, evaluate, one_cycle, train
+from examples.training import LABEL_SMOOTHING, evaluate, one_cycle, train, train_one_cycle
 
 DENSITIES = (0.4, 0.2, 0.1)
 LEARNING_RATE = 0.05
@@ -69,17 +69,7 @@ def trained_lenet(training: Split, steps: int) -> nn.Module:
     """LeNet after ``steps`` batches of training."""
     torch.manual_seed(0)
     network = lenet()
-    groups = [{"params": list(network.parameters()), "max_lr": LEARNING_RATE}]
-    optimizer, rates = one_cycle(groups, steps)
-    train(
-        network,
-        training,
-        optimizer,
-        steps=steps,
-        schedule=rates,
-        label_smoothing=LABEL_SMOOTHING,
-        description="LeNet, dense",
-    )
+    train_one_cycle(network, training, steps=steps, learning_rate=LEARNING_RATE, description="LeNet, dense")
     return network.eval()
 
 

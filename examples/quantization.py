@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bench.results import environment
 from bench.timing import thread_count
@@ -33,14 +32,7 @@ from examples.files import Unavailable, write_json
 from examples.imagenet import crops, photos, squeezenet
 from examples.measuring import Time, best_times
 from examples.networks import depthwise_net, trained_fashion_net
-from examples.training import (
-    BATCH_SIZE,
-    LABEL_SMOOTHING,
-    PEAK_LEARNING_RATE,
-    evaluate,
-    one_cycle,
-    train,
-)
+from examples.training import BATCH_SIZE, evaluate, one_cycle, train_on, train_one_cycle
 
 WIDTH = 120
 LEARNING_RATE = 0.01
@@ -141,17 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
 def trained_depthwise(training: Split, steps: int) -> nn.Module:
     """The MobileNet for Fashion-MNIST, trained for this many batches."""
     network = depthwise_net().to(memory_format=torch.channels_last)
-    groups = [{"params": list(network.parameters()), "max_lr": PEAK_LEARNING_RATE}]
-    optimizer, schedule = one_cycle(groups, steps)
-    train(
-        network,
-        training,
-        optimizer,
-        steps=steps,
-        schedule=schedule,
-        label_smoothing=LABEL_SMOOTHING,
-        description="training the depthwise network",
-    )
+    train_one_cycle(network, training, steps=steps, description="training the depthwise network")
     return network.eval()
 
 
@@ -159,13 +141,11 @@ def fashion_subject(name: str, network: nn.Module, training: Split, test: Split)
     """A network for Fashion-MNIST, fine-tuned on the training images towards its own float outputs."""
 
     def finetune(prepared: quantization.Prepared, steps: int) -> None:
-        optimizer, schedule = one_cycle(_groups(prepared, LEARNING_RATE), steps)
-        train(
+        train_one_cycle(
             prepared,
             training,
-            optimizer,
             steps=steps,
-            schedule=schedule,
+            groups=_groups(prepared, LEARNING_RATE),
             objective=Distillation(network),
             description=f"{name}, QAT",
             before_step=partial(_hold_late, prepared, steps),
@@ -192,14 +172,16 @@ def squeezenet_subject(weights: Path | None) -> Subject:
 
     def finetune(prepared: quantization.Prepared, steps: int) -> None:
         optimizer, schedule = one_cycle(_groups(prepared, SQUEEZENET_LEARNING_RATE), steps)
-        loss = Distillation(network)
-        for step in tqdm(range(steps), desc="SqueezeNet, QAT", unit="step", leave=False):
-            _hold_late(prepared, steps, step)
-            images = crops(seen, SQUEEZENET_BATCH, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss(prepared(images), None, images).backward()
-            optimizer.step()
-            schedule.step()
+        train_on(
+            prepared,
+            ((crops(seen, SQUEEZENET_BATCH, generator), None) for _ in range(steps)),
+            optimizer,
+            steps=steps,
+            schedule=schedule,
+            objective=Distillation(network),
+            description="SqueezeNet, QAT",
+            before_step=partial(_hold_late, prepared, steps),
+        )
 
     calibration = crops(seen, CALIBRATION_CROPS, generator)
     quality = partial(evaluate, split=split, batch_size=SQUEEZENET_BATCH)

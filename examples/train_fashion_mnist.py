@@ -19,12 +19,10 @@ from examples.files import Unavailable
 from examples.networks import CHECKPOINT, fashion_net
 from examples.training import (
     BATCH_SIZE,
-    LABEL_SMOOTHING,
     PEAK_LEARNING_RATE,
     evaluate,
-    one_cycle,
     steps_per_epoch,
-    train,
+    train_one_cycle,
 )
 
 
@@ -40,17 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     network = fashion_net().to(memory_format=torch.channels_last)
     steps = options.epochs * steps_per_epoch(training, options.batch_size)
-    groups = [{"params": list(network.parameters()), "max_lr": PEAK_LEARNING_RATE}]
-    optimizer, schedule = one_cycle(groups, steps)
-    losses = train(
+    losses = train_one_cycle(
         network,
         training,
-        optimizer,
         steps=steps,
+        learning_rate=PEAK_LEARNING_RATE,
         batch_size=options.batch_size,
         seed=options.seed,
-        schedule=schedule,
-        label_smoothing=LABEL_SMOOTHING,
         description="Fashion-MNIST",
         after_epoch=lambda _: f"test accuracy {evaluate(network, test):.2%}",
     )

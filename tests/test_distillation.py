@@ -67,3 +67,5 @@ def test_other_arguments_are_refused() -> None:
         Distillation(nn.Identity(), label_weight=-1)
     with pytest.raises(ValueError, match=r"of one shape, got \(2, 3\) and \(2, 4\)"):
         distillation_loss(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"labels: expected classes .* logits of \(2, 3\), got \(2, 1\)"):
+        distillation_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 1))

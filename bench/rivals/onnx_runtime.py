@@ -1,14 +1,11 @@
-"""ONNX Runtime as a contender: one thread, in a process of its own that is asked for bursts over a pipe.
+"""ONNX Runtime as a contender: in a process of its own that is asked for bursts over a pipe.
 
-The model is a chain of Conv nodes written with the `onnx` package. Its input is NCHW; conversion into ONNX
-Runtime's blocked layout and back is part of every call, as it is for torch.
+Layers become models written with the `onnx` package: chains of Conv nodes. The input is NCHW; conversion into
+ONNX Runtime's blocked layout and back is part of every call, as it is for torch.
 """
 
-import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+import io
+import warnings
 
 import numpy as np
 import onnx
@@ -16,71 +13,52 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from bench.rivals.process import RivalCall, RivalProcess
 from cnnkern import Int8Conv2d
 
 
-class OnnxRuntime:
-    """The other process; a context manager. `contender(...)` hands it a model."""
+class OnnxRuntime(RivalProcess):
+    """The other process; `contender(...)` hands it a model."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="cnnkern-bench-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.rivals.onnx_runtime_server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__("bench.rivals.onnx_runtime_server", str(threads))
         self._models = 0
 
-    def __enter__(self) -> "OnnxRuntime":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-        self._folder.cleanup()
-
-    def contender(self, module: nn.Module, x: Tensor) -> "OnnxRuntimeCall":
+    def contender(self, module: nn.Module, x: Tensor) -> RivalCall:
         """`module`, an nn.Conv2d or a chain of them, on the contiguous input `x`."""
         return self._contender(model_of(module, x), x)
 
-    def quantized_contender(self, layer: Int8Conv2d, x: Tensor) -> "OnnxRuntimeCall":
+    def quantized_contender(self, layer: Int8Conv2d, x: Tensor) -> RivalCall:
         """`layer`, which gives integers, on the contiguous input `x`."""
         return self._contender(quantized_model_of(layer, x), x)
 
-    def _contender(self, model: onnx.ModelProto, x: Tensor) -> "OnnxRuntimeCall":
-        path = Path(self._folder.name, str(self._models))
+    def exported_contender(self, network: nn.Module, x: Tensor) -> RivalCall:
+        """`network`, exported by torch, on the contiguous input `x`."""
+        return self._contender(exported(network, x), x)
+
+    def _contender(self, model: onnx.ModelProto, x: Tensor) -> RivalCall:
+        path = self.folder / str(self._models)
         self._models += 1
         onnx.save(model, path.with_suffix(".onnx"))
-        np.save(path.with_suffix(".npy"), x.numpy())
-        return OnnxRuntimeCall(self, path)
-
-    def ask(self, **request: str | int) -> float:
-        """Send one request; the answer is the seconds that it took."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the ONNX Runtime process ended with {self._process.wait()}")
-        return float(answer)
+        np.save(path.with_suffix(".npy"), x.contiguous().numpy())
+        return RivalCall("onnxruntime", self, path)
 
 
-class OnnxRuntimeCall:
-    """One model in the other process, as a contender."""
-
-    name = "onnxruntime"
-
-    def __init__(self, process: OnnxRuntime, path: Path) -> None:
-        self._process, self._path = process, path
-
-    def output(self) -> Tensor:
-        result = self._path.with_suffix(".out.npy")
-        self._process.ask(model=str(self._path), result=str(result))
-        return torch.from_numpy(np.load(result)).float()
-
-    def burst(self, calls: int) -> float:
-        return self._process.ask(model=str(self._path), calls=calls)
+def exported(network: nn.Module, x: Tensor) -> onnx.ModelProto:
+    """A network in eval mode as an ONNX graph from "x" to "y", of any number of images."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own dependencies
+        torch.onnx.export(
+            network,
+            (x.contiguous(),),
+            file,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "images"}, "y": {0: "images"}},
+            dynamo=False,
+        )
+    return onnx.load_from_string(file.getvalue())
 
 
 def model_of(module: nn.Module, x: Tensor) -> onnx.ModelProto:

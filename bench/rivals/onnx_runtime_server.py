@@ -1,7 +1,9 @@
 """The process that ONNX Runtime runs in, without torch: requests on stdin, the seconds of each on stdout.
 
-{"model": PATH, "calls": n}          time n calls in a row of PATH.onnx on PATH.npy
-{"model": PATH, "result": FILE}      one call, its output kept in FILE
+    python -m bench.rivals.onnx_runtime_server THREADS
+
+{"model": PATH, "calls": n}                           time n calls in a row of PATH.onnx on PATH.npy
+{"model": PATH, "result": FILE, "input": FILE.npy}    one call on that input or else PATH.npy, its output kept
 """
 
 import json
@@ -16,7 +18,7 @@ import onnxruntime
 @lru_cache(maxsize=4)  # the models of one layer: no more are timed together
 def load(path: str) -> tuple[onnxruntime.InferenceSession, dict[str, np.ndarray]]:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = int(sys.argv[1]), 1
     session = onnxruntime.InferenceSession(f"{path}.onnx", options, providers=["CPUExecutionProvider"])
     return session, {"x": np.load(f"{path}.npy")}
 
@@ -25,6 +27,8 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         session, feed = load(request["model"])
+        if "input" in request:
+            feed = {"x": np.load(request["input"])}
         start = time.perf_counter()
         for _ in range(request.get("calls", 1)):
             outputs = session.run(None, feed)

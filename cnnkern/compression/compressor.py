@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from cnnkern.compression.bonds import measure_savings, take_savings
 from cnnkern.compression.candidates import MARGIN
 from cnnkern.compression.cost import tensors
 from cnnkern.compression.fits import Fits
@@ -20,12 +21,19 @@ from cnnkern.compression.linking import link
 from cnnkern.compression.losses import Divergence, Evaluate, checked, parameter_count, state_bytes
 from cnnkern.compression.machine import environment
 from cnnkern.compression.methods import DEFAULT_METHODS, METHODS
-from cnnkern.compression.planner import Option, front
-from cnnkern.compression.planning import Built, Planner, timed_together
+from cnnkern.compression.planner import Option
+from cnnkern.compression.planning import Built, Planner
 from cnnkern.compression.processes import together
 from cnnkern.compression.profiling import profile
 from cnnkern.compression.report import CHOSEN, Attempt, LayerReport, Report, Tried, Whole
-from cnnkern.compression.running import call, check_model, device_of, in_format, inference
+from cnnkern.compression.running import (
+    call,
+    check_model,
+    device_of,
+    in_format,
+    inference,
+    timed_together,
+)
 from cnnkern.compression.search import Layer, search
 from cnnkern.compression.timing import Turn, interleave
 from cnnkern.folding import UntraceableError, fold_batch_norm
@@ -78,9 +86,10 @@ def compress(
             in eval mode, often. If None, how far the outputs on the calibration are from the original's:
             Σ‖f(x) − f₀(x)‖² / Σ‖f₀(x)‖².
         methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated", and "int8": 8-bit weights
-            and activations in a layer that takes and gives float32, and is timed as such; in the network one
-            hands its integers to the next where only a ReLU stands between. On request also
-            "biclustered". Our dense layer, which loses nothing, is always tried.
+            and activations in a layer that takes and gives float32, or hands its integers to the next one
+            where only ReLUs, max pooling and concatenations stand between; what that saves is measured in
+            the network, and planned with. On request also "biclustered". Our dense layer, which loses
+            nothing, is always tried.
         finetune: trains the compressed model in place: finetune(model, original), such as
             `cnnkern.compression.Distill`. Int8 layers are real ones on their grids meanwhile. It is kept only
             where the loss does not rise by it.
@@ -130,12 +139,16 @@ def compress(
         layers = search(
             folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, in_network, processes
         )
+        hides = processes.hides_progress
+        savings = first(lambda: measure_savings(folded, layers, example_input, seconds, hides_progress=hides))
+        bonds = take_savings(layers, savings)
         planner = Planner(
-            original, whole, folded, now, example_input, layers, batches, evaluate, loss, seconds, seed
+            original, whole, folded, now, example_input, layers, bonds, batches, evaluate, loss, seconds, seed
         )
         built, attempts = first(lambda: _planned(planner, target_speedup, max_loss_increase))
         notes = [
             *_shortfall(built, target_speedup),
+            *_handed_on(planner, built),
             *first(lambda: _other_layout(original, example_input, seconds)),
         ]
         before = after = _whole(original, whole if built is None else built.attempt.baseline_seconds, loss)
@@ -157,7 +170,7 @@ def compress(
         before=before,
         after=after,
         attempts=attempts,
-        front=tuple(_front(layers, now)),
+        front=tuple(_front(planner, now)),
         notes=tuple(notes),
         environment=environment(),
     )
@@ -203,6 +216,16 @@ def _shortfall(built: Built | None, target: float | None) -> list[str]:
     if target is not None and built.attempt.speedup < target:
         return [f"No plan reaches {target:g} times the speed; this is the fastest one that was found."]
     return []
+
+
+def _handed_on(planner: Planner, built: Built | None) -> list[str]:
+    """A note on the layers that pass integers on."""
+    kept = [] if built is None else planner.choices.kept(built.plan)
+    if not kept:
+        return []
+    groups = [" and ".join(planner.layers[index].place.name for index in bond.options) for bond in kept]
+    saved = sum(bond.seconds for bond in kept)
+    return [f"Integers pass between {', between '.join(groups)}: {saved * 1e3:.3g} ms less."]
 
 
 def _other_layout(original: nn.Module, example: Any, seconds: float) -> list[str]:
@@ -277,11 +300,10 @@ def _folded(original: nn.Module) -> nn.Module:
     return folded if some_folded else original
 
 
-def _front(layers: Sequence[Layer], whole: float) -> list[Option]:
+def _front(planner: Planner, whole: float) -> list[Option]:
     """The best plans by the estimate, as seconds of the whole network and loss added."""
-    rest = whole - sum(layer.in_network for layer in layers)
-    points = front([layer.options for layer in layers], FRONT_STEPS)
-    return [Option(rest + point.seconds, point.loss) for point in points]
+    points = planner.choices.front(FRONT_STEPS)
+    return [Option(whole - planner.own + point.seconds, point.loss) for point in points]
 
 
 def _whole(model: nn.Module, seconds: float, loss: float, predicted: float | None = None) -> Whole:

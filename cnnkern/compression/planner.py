@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,66 +20,98 @@ class Option:
     loss: float
 
 
-Layers = Sequence[Sequence[Option]]
+@dataclass(frozen=True)
+class Bond:
+    """Options that save `seconds` more where all of them are taken: {the layer's index: the option's}."""
+
+    options: Mapping[int, int]
+    seconds: float
 
 
-def least_loss(layers: Layers, seconds: float) -> list[int] | None:
-    """The option of each layer such that the sum of losses is least and all take `seconds` at most.
+@dataclass(frozen=True)
+class Knapsack:
+    """The options of each layer, of which a plan takes one: a list of their indices."""
 
-    None where even the fastest options take longer.
-    """
-    return _solve(layers, [o.loss for layer in layers for o in layer], _seconds(layers), seconds)
+    layers: Sequence[Sequence[Option]]
+    bonds: Sequence[Bond] = ()
 
+    def least_loss(self, seconds: float) -> list[int] | None:
+        """The plan with the least sum of losses that takes `seconds` at most.
 
-def least_seconds(layers: Layers, loss: float) -> list[int] | None:
-    """The option of each layer such that all take the least time and the losses add up to `loss` at most."""
-    return _solve(layers, _seconds(layers), [o.loss for layer in layers for o in layer], loss)
+        None where even the fastest one takes longer.
+        """
+        return self._solve(self._losses(), self._seconds(), seconds)
 
+    def least_seconds(self, loss: float = math.inf) -> list[int] | None:
+        """The fastest plan whose losses add up to `loss` at most."""
+        return self._solve(self._seconds(), self._losses(), loss)
 
-def total(layers: Layers, plan: Sequence[int]) -> Option:
-    """What a plan takes and loses by the estimate: sums over the layers."""
-    chosen = [layer[index] for layer, index in zip(layers, plan, strict=True)]
-    return Option(sum(option.seconds for option in chosen), sum(option.loss for option in chosen))
+    def total(self, plan: Sequence[int]) -> Option:
+        """What a plan takes and loses by the estimate."""
+        chosen = [layer[index] for layer, index in zip(self.layers, plan, strict=True)]
+        saved = sum(bond.seconds for bond in self.kept(plan))
+        return Option(sum(o.seconds for o in chosen) - saved, sum(o.loss for o in chosen))
 
+    def kept(self, plan: Sequence[int]) -> list[Bond]:
+        """The bonds of which a plan takes all options."""
+        return [bond for bond in self.bonds if all(plan[i] == o for i, o in bond.options.items())]
 
-def front(layers: Layers, steps: int) -> list[Option]:
-    """The least loss for `steps` times between the fastest plan and the slowest, by the estimate."""
-    fastest = sum(min(option.seconds for option in layer) for layer in layers)
-    slowest = sum(max(option.seconds for option in layer) for layer in layers)
-    points = []
-    for step in range(steps):
-        plan = least_loss(layers, fastest * (1 + 1e-9) + (slowest - fastest) * step / max(1, steps - 1))
-        if plan is not None and total(layers, plan) not in points:
-            points.append(total(layers, plan))
-    return points
+    def front(self, steps: int) -> list[Option]:
+        """The least loss for `steps` times between the fastest plan and the slowest, by the estimate."""
+        if not self.layers:
+            return [Option(0, 0)]
+        fastest = self.total(self.least_seconds()).seconds
+        slowest = sum(max(option.seconds for option in layer) for layer in self.layers)
+        points = []
+        for step in range(steps):
+            seconds = fastest + (slowest - fastest) * step / max(1, steps - 1)
+            plan = self.least_loss(seconds + 1e-9 * slowest)
+            if plan is not None and self.total(plan) not in points:
+                points.append(self.total(plan))
+        return points
 
+    def _seconds(self) -> list[float]:
+        return [*(o.seconds for layer in self.layers for o in layer), *(-bond.seconds for bond in self.bonds)]
 
-def _seconds(layers: Layers) -> list[float]:
-    return [option.seconds for layer in layers for option in layer]
+    def _losses(self) -> list[float]:
+        return [*(o.loss for layer in self.layers for o in layer), *(0.0 for _ in self.bonds)]
 
+    def _solve(self, cost: Sequence[float], weight: Sequence[float], most: float) -> list[int] | None:
+        """Binary x with one option a layer, least cost·x, weight·x <= most; both are scaled to about 1.
 
-def _solve(layers: Layers, cost: Sequence[float], weight: Sequence[float], most: float) -> list[int] | None:
-    """Binary x with one option a layer, least cost·x, weight·x <= most; both are scaled to about 1."""
-    if not layers:
-        return []
-    if any(not math.isfinite(value) for value in (*cost, *weight)):
-        raise ValueError("options: expected finite times and losses")
-    owners = np.repeat(np.arange(len(layers)), [len(layer) for layer in layers])
-    one_each = (owners == np.arange(len(layers))[:, None]).astype(float)
-    largest = max(weight) or 1.0
-    cost, weight = np.asarray(cost) / (max(cost) or 1.0), np.asarray(weight) / largest
-    solved = milp(
-        cost + TIE * weight,
-        integrality=np.ones(len(owners)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(weight[None], -np.inf, most / largest),
-        ],
-        options={"mip_rel_gap": 0},
-    )
-    if solved.x is None:
-        return None
-    chosen = np.flatnonzero(np.round(solved.x))
-    starts = np.searchsorted(owners, np.arange(len(layers)))
-    return (chosen - starts).tolist()
+        The last ones say which bonds are kept: each at most as much as any of its options.
+        """
+        if not self.layers:
+            return []
+        if any(not math.isfinite(value) for value in (*cost, *weight)):
+            raise ValueError("options: expected finite times and losses")
+        starts = np.cumsum([0, *(len(layer) for layer in self.layers)])
+        one_each = np.zeros((len(self.layers), len(cost)))
+        for row, begin, end in zip(one_each, starts[:-1], starts[1:], strict=True):
+            row[begin:end] = 1
+        largest = max(map(abs, weight)) or 1.0
+        cost, weight = np.asarray(cost) / (max(map(abs, cost)) or 1.0), np.asarray(weight) / largest
+        solved = milp(
+            cost + TIE * weight,
+            integrality=np.ones(len(cost)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(weight[None], -np.inf, most / largest),
+                *self._bound(starts),
+            ],
+            options={"mip_rel_gap": 0},
+        )
+        if solved.x is None:
+            return None
+        chosen = np.flatnonzero(np.round(solved.x[: starts[-1]]))
+        return (chosen - starts[:-1]).tolist()
+
+    def _bound(self, starts: np.ndarray) -> list[LinearConstraint]:
+        """bond <= option, for each option of each bond."""
+        rows = []
+        for index, bond in enumerate(self.bonds, start=starts[-1]):
+            for layer, option in bond.options.items():
+                rows.append(np.zeros(starts[-1] + len(self.bonds)))
+                rows[-1][[index, starts[layer] + option]] = 1, -1
+        return [LinearConstraint(np.array(rows), -np.inf, 0)] if rows else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,12 @@ from cnnkern.compression.inspection import activations
 from cnnkern.compression.linking import link
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
-from cnnkern.compression.planner import least_loss, least_seconds, total
+from cnnkern.compression.planner import Bond, Knapsack
 from cnnkern.compression.refit import refit, relative_error
 from cnnkern.compression.report import Attempt
 from cnnkern.compression.rewriting import replace
-from cnnkern.compression.running import call, inference
+from cnnkern.compression.running import timed_together
 from cnnkern.compression.search import Layer
-from cnnkern.compression.timing import Turn, interleave
 
 MOST_ATTEMPTS = 4
 MOST_REPAIR = 2.0  # by which one measurement may change the estimate
@@ -47,7 +46,7 @@ class Planner:
     Attributes:
         baseline: the original, which plans are measured beside; `whole` is the seconds of one run of it.
         model: it with its batch norms folded, or itself, in which `layers` were searched; `folded` is its
-            seconds. example: what is timed.
+            seconds. bonds: what some of their options save together. example: what is timed.
         loss: of the original. seconds: of timing for each plan.
     """
 
@@ -57,6 +56,7 @@ class Planner:
     folded: float
     example: Any
     layers: Sequence[Layer]
+    bonds: Sequence[Bond]
     batches: Sequence[Any]
     evaluate: Evaluate
     loss: float
@@ -64,25 +64,25 @@ class Planner:
     seed: int
     tried: list[Built] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.choices = Knapsack([layer.options for layer in self.layers], self.bonds)
+        self.own = sum(layer.in_network for layer in self.layers)
+
     def for_speedup(self, target: float) -> Built | None:
         """The least loss at `target` times the speed; the fastest that was found, where none is so fast.
 
-        The time saved in the network is what the layers save alone,
-        times a factor that each measurement corrects.
+        The time saved in the network is what the layers save alone and by their bonds, times a factor that
+        each measurement corrects.
         """
-        options = [layer.options for layer in self.layers]
-        own = sum(layer.in_network for layer in self.layers)
         wanted, factor = max(0.0, self.folded - self.whole / target), 1.0
         for _ in range(MOST_ATTEMPTS):
-            plan = least_loss(options, max(0.0, own - wanted / factor))
-            if plan is None:
-                plan = [min(range(len(each)), key=lambda i, each=each: each[i].seconds) for each in options]
+            plan = self.choices.least_loss(self.own - wanted / factor) or self.choices.least_seconds()
             if not self._build(plan, factor):
                 break
             attempt = self.tried[-1].attempt
             if target <= attempt.speedup <= target * (1 + CLOSE):
                 break
-            saved = own - total(options, plan).seconds
+            saved = self.own - self.choices.total(plan).seconds
             gained = self.folded - self.whole / attempt.speedup
             factor *= _bounded(gained / (saved * factor)) if saved and gained > 0 else 1 / MOST_REPAIR
         enough = [built for built in self.tried if built.attempt.speedup >= target]
@@ -95,10 +95,9 @@ class Planner:
 
         The loss of a plan is the sum of its layers' losses alone, times a factor that measurements correct.
         """
-        options = [layer.options for layer in self.layers]
         factor = 1.0
         for _ in range(MOST_ATTEMPTS):
-            plan = least_seconds(options, most / factor)
+            plan = self.choices.least_seconds(most / factor)
             if plan is None or not self._build(plan, loss_factor=factor):
                 break
             lost = self.tried[-1].attempt.loss - self.loss
@@ -118,12 +117,12 @@ class Planner:
         model, layers, errors = self._network(plan)
         model = link(copy.deepcopy(model))
         loss = checked(self.evaluate, model)
-        options = [layer.options for layer in self.layers]
-        own = sum(layer.in_network for layer in self.layers)
-        estimate = total(options, plan)
+        estimate = self.choices.total(plan)
         before, after = timed_together([self.baseline, model], self.example, self.seconds)
         attempt = Attempt(
-            predicted_seconds=before * (self.folded - (own - estimate.seconds) * time_factor) / self.whole,
+            predicted_seconds=before
+            * (self.folded - (self.own - estimate.seconds) * time_factor)
+            / self.whole,
             seconds=after,
             baseline_seconds=before,
             predicted_loss=self.loss + estimate.loss * loss_factor,
@@ -159,14 +158,6 @@ class Planner:
         places = [layer.place for layer in self.layers]
         memo = {id(place.conv): layers[place.name] for place in places if place.name in layers}
         return copy.deepcopy(self.model, memo)
-
-
-def timed_together(models: Sequence[nn.Module], example: Any, seconds: float) -> list[float]:
-    """Seconds of a run of each model on the example, in turns."""
-    turns: list[Callable[[], Any]] = [lambda model=model: call(model, example) for model in models]
-    with inference(nn.ModuleList(models)):
-        timings, _ = interleave([Turn(run) for run in turns], seconds=seconds, min_rounds=5)
-    return [timing.median for timing in timings]
 
 
 def _bounded(ratio: float) -> float:

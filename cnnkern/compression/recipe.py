@@ -25,6 +25,7 @@ from cnnkern.nn import (
 )
 from cnnkern.nn.column_sparse_conv2d import SelectChannels
 from cnnkern.nn.convolution import arguments_of
+from cnnkern.quantization.integer import IntegerMaxPool
 
 OURS = (
     CPConv2d,
@@ -39,10 +40,11 @@ OURS = (
 DTYPES = {"uint8": torch.uint8, "int8": torch.int8}  # that are arguments
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (*OURS, ConvolutionChain, SelectChannels, nn.Conv2d, nn.Linear, nn.Identity)
+    for kind in (*OURS, ConvolutionChain, SelectChannels, nn.Conv2d, nn.Linear, nn.Identity, IntegerMaxPool)
 }
-# what a layer may take the place of, besides another layer: a batch norm that was folded
-REPLACEABLE = (*LAYERS.values(), nn.BatchNorm1d, nn.BatchNorm2d)
+# what a layer may take the place of, besides another layer: a batch norm that was folded, a ReLU that the
+# layer before it does, a pooling
+REPLACEABLE = (*LAYERS.values(), nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
 # what a layer must have in common with the one that it takes the place of, where both have it
 GEOMETRY = (
     "in_channels",
@@ -55,6 +57,8 @@ GEOMETRY = (
     "padding_mode",
     "in_features",
     "out_features",
+    "return_indices",
+    "ceil_mode",
 )
 
 Modules = dict[str, dict[str, Any]]
@@ -239,7 +243,9 @@ def _put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 def _check_place(name: str, present: nn.Module, layer: nn.Module) -> None:
     """Raises Unfit unless `layer` may take the place that `present` had."""
     kind = type(layer).__name__
-    if type(present) not in REPLACEABLE or (type(layer) is ConvolutionChain and not len(layer)):
+    fits = type(present) in REPLACEABLE and not (type(layer) is ConvolutionChain and not len(layer))
+    fits = fits and isinstance(present, nn.MaxPool2d) == isinstance(layer, nn.MaxPool2d)
+    if not fits or (isinstance(present, nn.ReLU) and type(layer) is not nn.Identity):
         raise Unfit(f"layer {name!r}: {kind} in the file cannot be {type(present).__name__} in the model")
     for attribute in GEOMETRY:
         if hasattr(present, attribute) and hasattr(layer, attribute):

@@ -1,6 +1,6 @@
 """Running somebody's model: its arguments, its device, its leaves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.cost import tensors
+from cnnkern.compression.timing import Turn, interleave
 from cnnkern.modules import in_eval_mode
 
 
@@ -67,3 +68,11 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     """The shape of the first tensor in a nest of them."""
     first: Tensor | None = next(tensors(value), None)
     return None if first is None else tuple(first.shape)
+
+
+def timed_together(models: Sequence[nn.Module], example: Any, seconds: float) -> list[float]:
+    """Seconds of a run of each model on the example, in turns."""
+    turns: list[Callable[[], Any]] = [lambda model=model: call(model, example) for model in models]
+    with inference(nn.ModuleList(models)):
+        timings, _ = interleave([Turn(run) for run in turns], seconds=seconds, min_rounds=5)
+    return [timing.median for timing in timings]

@@ -14,7 +14,6 @@ from cnnkern.compression.candidates import (
     Candidate,
     drop_dominated,
     fitted,
-    take_times,
     timed,
     times_beside_own,
 )
@@ -33,7 +32,8 @@ class Layer:
     """A place, and everything that was tried there.
 
     `seconds` is the convolution's time beside its candidates, `in_network` in the model's own run; other
-    layers' data is in the caches there, and a candidate's time is taken to change in the same proportion.
+    layers' data is in the caches there, and a candidate's time is taken to change in the same proportion
+    where it was not measured.
     """
 
     place: Place
@@ -55,7 +55,7 @@ class Layer:
     def options(self) -> list[Option]:
         """For the planner: the convolution as it is, then the usable candidates."""
         scale = self.in_network / self.seconds
-        found = [Option(scale * each.seconds, max(0.0, each.loss)) for each in self.usable]
+        found = [Option(each.in_network or scale * each.seconds, max(0.0, each.loss)) for each in self.usable]
         return [Option(self.in_network, 0.0), *found]
 
 
@@ -118,7 +118,7 @@ def _time_again(model: nn.Module, layers: Sequence[Layer], seconds: float, proce
     """Time those that are left once more: the fastest of many that were timed at once seems faster than it
     is, and plans are made with these times."""
 
-    def time_all() -> list[tuple[float, list[float]]]:
+    def time_all() -> list[tuple[float, list[tuple[float, float | None]]]]:
         with inference(model):
             return [
                 times_beside_own(layer.place, [each.layer for each in layer.alive], seconds)
@@ -128,8 +128,9 @@ def _time_again(model: nn.Module, layers: Sequence[Layer], seconds: float, proce
             ]
 
     for layer, (own, times) in zip(layers, processes.first(time_all), strict=True):
-        alive, layer.seconds = layer.alive, own
-        take_times(alive, own, times)
+        layer.seconds = own
+        for candidate, time in zip(layer.alive, times, strict=True):
+            candidate.take_time(time, own)
         drop_dominated(layer.alive)
 
 

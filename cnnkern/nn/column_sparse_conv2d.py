@@ -20,7 +20,7 @@ from cnnkern.nn.convolution import (
 )
 from cnnkern.ops import column_sparse_conv2d
 from cnnkern.ops.arguments import IntPair, Pair
-from cnnkern.pruning import column_norms, strongest
+from cnnkern.pruning import Criterion, column_norms, scores_by, strongest
 
 
 class ColumnSparseConv2d(Convolution2d):
@@ -91,7 +91,7 @@ class ColumnSparseConv2d(Convolution2d):
         *,
         columns: Tensor | Sequence[Any] | None = None,
         density: float | None = None,
-        criterion: str = "l2",
+        criterion: str | Criterion = "l2",
     ) -> "ColumnSparseConv2d":
         """The layer with the given columns of the weight of `conv`, or with the strongest, on its device.
 
@@ -99,7 +99,9 @@ class ColumnSparseConv2d(Convolution2d):
             conv: a trained convolution; it is not changed, and its bias is copied.
             columns: what to keep, as the constructor takes it; or
             density: the share to keep in each group, 0 to 1; above 0 it leaves one column at least.
-            criterion: what makes a column strong: "l2", its norm over the group's output channels.
+            criterion: what makes a column strong: "l2", its norm over the group's output channels, or a
+                function of `cnnkern.pruning`, such as `fisher(lambda _, batch: loss(net(batch)), batches)`;
+                it is called with `conv` in the place of the model.
         """
         check_conv(conv)
         if (columns is None) == (density is None):
@@ -108,7 +110,7 @@ class ColumnSparseConv2d(Convolution2d):
             )
         weight = conv.weight.detach().reshape(conv.groups, conv.out_channels // conv.groups, -1)
         if columns is None:
-            columns = _strongest(conv.weight.detach(), conv.groups, density, criterion)
+            columns = _strongest(conv, density, criterion)
             columns = columns if conv.groups > 1 else columns[0]
         layer = cls(**arguments_of(conv), columns=columns, device="meta", dtype=conv.weight.dtype)
         kept = checked_columns(columns, conv.groups, weight.shape[2]).to(conv.weight.device)
@@ -203,9 +205,7 @@ def with_zeros(weight: Tensor, columns: Tensor, groups: int, kernel_size: Pair, 
 def checked_columns(columns: Any, groups: int, total: int) -> Tensor:
     """`columns` as int32, if they are strictly increasing indices below `total` in each group."""
     if not isinstance(columns, Tensor):
-        if not isinstance(columns, Sequence) or isinstance(columns, str):
-            raise TypeError(f"columns: expected a tensor or a sequence of ints, got {columns!r}")
-        columns = torch.tensor(columns, dtype=None if len(columns) else torch.int32)
+        columns = _tensor_of(columns)
     if columns.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"columns: expected int32, got {columns.dtype}")
     if columns.dim() != (2 if groups > 1 else 1) or (groups > 1 and len(columns) != groups):
@@ -220,9 +220,23 @@ def checked_columns(columns: Any, groups: int, total: int) -> Tensor:
     return columns.to(torch.int32)
 
 
-def _strongest(weight: Tensor, groups: int, density: float, criterion: str) -> Tensor:
-    """The indices (G, nnz), sorted, of the strongest columns of `weight` (K, C/G, kH, kW)."""
-    if criterion != "l2":
-        raise ValueError(f"criterion: expected 'l2', got {criterion!r}")
-    kept = strongest({"weight": column_norms(weight.double(), groups)}, density)["weight"]
-    return kept.nonzero()[:, 1].view(groups, -1).int()
+def _tensor_of(columns: Any) -> Tensor:
+    """Columns that are a sequence of ints, or of sequences of as many ints each."""
+    if not isinstance(columns, Sequence) or isinstance(columns, str):
+        raise TypeError(f"columns: expected a tensor or a sequence of ints, got {columns!r}")
+    try:
+        tensor = torch.tensor(columns)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"columns: expected ints, as many in each group, got {columns!r}") from error
+    return tensor if tensor.numel() else tensor.int()  # none have the default dtype
+
+
+def _strongest(conv: nn.Conv2d, density: float, criterion: str | Criterion) -> Tensor:
+    """The indices (G, nnz), sorted, of the strongest columns of the weight of `conv`."""
+    if callable(criterion):
+        scores = scores_by(criterion, conv, {"": conv})
+    elif criterion == "l2":
+        scores = {"": column_norms(conv.weight.detach().double(), conv.groups)}
+    else:
+        raise ValueError(f"criterion: expected 'l2' or a function, got {criterion!r}")
+    return strongest(scores, density)[""].nonzero()[:, 1].view(conv.groups, -1).int()

@@ -1,6 +1,7 @@
 """Dense convolution by lowering, as a layer."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern.nn.dense_convolution import DenseConvolution2d
@@ -49,6 +50,11 @@ class Im2colConv2d(DenseConvolution2d):
     def to_stock(self) -> nn.Conv2d:
         """The fastest stock module that computes the same: that of `to_conv`."""
         return self.to_conv()
+
+    def stock_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the layer computes with another weight and bias, by the stock convolution; differentiable."""
+        x, padding = self._split_and_pad(x)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _convolve(self, x: Tensor, padding: Pair) -> Tensor:
         return conv2d(

@@ -70,7 +70,14 @@ class Int8Layer(nn.Module):
         """`weight` (K, ...), real numbers, as integers with the given scale or their own; and a bias."""
         with torch.inference_mode(False), torch.no_grad():
             self.weight, self.weight_scale = quantized_weight(weight.float(), scale)
-            self.bias = None if bias is None else bias.detach().to(torch.float32, copy=True)
+            self._set_bias(bias)
+
+    def _set_bias(self, bias: Tensor | None) -> None:
+        """A copy of `bias`."""
+        if bias is not None:
+            check_finite("bias", bias)
+            bias = bias.detach().to(torch.float32, copy=True)
+        self.bias = bias
 
     def real_weight(self) -> Tensor:
         """What the integers of the weight stand for, float32."""
@@ -153,11 +160,15 @@ def quantized(x: Tensor, scale: Tensor | float, zero_point: Tensor | int, dtype:
     return steps.clamp_(limits.min, limits.max).to(dtype)
 
 
-def quantized_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantized_weight(
+    weight: Tensor, scale: Tensor | None = None, name: str = "weight"
+) -> tuple[Tensor, Tensor]:
     """A weight (K, ...) as int8 in [−127, 127], and its scale (K)."""
+    check_finite(name, weight)
     if scale is None:
         greatest = weight.flatten(1).abs().amax(1)
-        scale = torch.where(greatest > 0, greatest / 127, 1.0)
+        least = torch.finfo(torch.float32).tiny
+        scale = torch.where(greatest > 0, (greatest / 127).clamp(min=least), 1.0)
     else:
         if scale.shape != weight.shape[:1]:
             raise ValueError(
@@ -169,6 +180,12 @@ def quantized_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tenso
         scale = scale.detach().to(weight.device, torch.float32, copy=True)
     rounded = torch.round(weight / scale.view(-1, *[1] * (weight.dim() - 1)))
     return rounded.clamp(-127, 127).to(torch.int8), scale
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Integers have no infinities, and nothing that is no number."""
+    if not (values.is_meta or values.isfinite().all()):
+        raise ValueError(f"{name}: expected finite values, got some that are not")
 
 
 def _without_change_of_type(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -13,6 +13,7 @@ from cnnkern.nn.int8_conv2d import Int8Conv2d
 from cnnkern.nn.int8_convolution import Int8Convolution2d
 from cnnkern.ops import int8_column_sparse_conv2d
 from cnnkern.ops.arguments import IntPair, Pair
+from cnnkern.ops.int8_arguments import check_sum
 
 
 class Int8ColumnSparseConv2d(Int8Convolution2d):
@@ -57,6 +58,7 @@ class Int8ColumnSparseConv2d(Int8Convolution2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
         )
         kept = checked_columns(columns, self.groups, self.total_columns)
+        check_sum("columns", kept.shape[-1])
         numbers = x_scale, x_zero_point, out_scale, out_zero_point
         self._add_integers((out_channels, kept.shape[-1]), bias, device, numbers, activation, x_dtype)
         with torch.inference_mode(False):

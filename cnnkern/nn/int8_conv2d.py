@@ -4,6 +4,7 @@ Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer
 CVPR 2018.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from cnnkern.nn.int8_convolution import Int8Convolution2d
 from cnnkern.nn.stock_int8 import StockInt8Conv2d
 from cnnkern.ops import int8_conv2d
 from cnnkern.ops.arguments import IntPair, Pair
+from cnnkern.ops.int8_arguments import check_sum
 
 
 class Int8Conv2d(Int8Convolution2d):
@@ -62,6 +64,7 @@ class Int8Conv2d(Int8Convolution2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
         )
         size = (out_channels, in_channels // groups, *self.kernel_size)
+        check_sum("in_channels, kernel_size", math.prod(size[1:]))
         numbers = x_scale, x_zero_point, out_scale, out_zero_point
         self._add_integers(size, bias, device, numbers, activation, x_dtype)
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from cnnkern.nn.convolution import arguments_of, check_count, parameter_like
 from cnnkern.nn.cp_conv2d import CPConv2d
-from cnnkern.nn.int8 import NUMBERS, Int8Layer, quantized, quantized_weight
+from cnnkern.nn.int8 import NUMBERS, Int8Layer, check_finite, quantized, quantized_weight
 from cnnkern.nn.int8_convolution import Int8Convolution2d
 from cnnkern.ops import int8_cp_conv2d
 from cnnkern.ops.arguments import IntPair, Pair
+from cnnkern.ops.int8_arguments import check_sum
 
 FACTORS = ("factor_c", "factor_h", "factor_w", "factor_k", "factor_c_scale", "factor_k_scale")
 
@@ -66,6 +67,8 @@ class Int8CPConv2d(Int8Convolution2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
         )
         self.rank = check_count("rank", rank, groups)
+        check_sum("in_channels", in_channels // groups)
+        check_sum("rank", rank // groups)
         kernel_h, kernel_w = self.kernel_size
         with torch.inference_mode(False):
             for name, size in (
@@ -115,10 +118,13 @@ class Int8CPConv2d(Int8Convolution2d):
             inner = _inner_scale(inner_scale, layer)
             c, h, w, k = (getattr(layer, name).float() for name in layer.packed_parameters)
             by_group = inner.view(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
-            int8.factor_c, int8.factor_c_scale = quantized_weight(c)
-            int8.factor_k, int8.factor_k_scale = quantized_weight(k * by_group.reshape(k.shape))
+            int8.factor_c, int8.factor_c_scale = quantized_weight(c, name="factor_c")
+            k = k * by_group.reshape(k.shape)
+            int8.factor_k, int8.factor_k_scale = quantized_weight(k, name="factor_k")
             int8.factor_h, int8.factor_w = h.clone(), w / inner[:, None]
-            int8.bias = None if layer.bias is None else layer.bias.to(torch.float32, copy=True)
+            for name in ("factor_h", "factor_w"):
+                check_finite(name, getattr(int8, name))
+            int8._set_bias(layer.bias)
         return int8.train(layer.training)
 
     def to_cp(self) -> CPConv2d:

@@ -10,6 +10,7 @@ from cnnkern.nn.int8 import Int8Layer
 from cnnkern.nn.stock_int8 import StockInt8Linear
 from cnnkern.ops import int8_linear
 from cnnkern.ops.dispatch import run_without_gradient
+from cnnkern.ops.int8_arguments import check_sum
 
 _int8_gemm_pack = torch.ops.cnnkern.int8_gemm_pack.default
 _int8_linear_packed = torch.ops.cnnkern.int8_linear_packed.default
@@ -44,6 +45,7 @@ class Int8Linear(Int8Layer):
         self.__dict__["_packed"] = None
         self.in_features = check_count("in_features", in_features)
         self.out_features = check_count("out_features", out_features)
+        check_sum("in_features", in_features)
         numbers = x_scale, x_zero_point, out_scale, out_zero_point
         self._add_integers((out_features, in_features), bias, device, numbers, activation, x_dtype)
 

@@ -11,9 +11,10 @@ from cnnkern.nn.convolution import _Packed
 from cnnkern.nn.dense_convolution import DenseConvolution2d
 from cnnkern.nn.stock_perforated_conv2d import StockGatherConv2d, StockGridConv2d, is_regular_grid
 from cnnkern.ops import perforated_conv2d
-from cnnkern.ops.arguments import IntPair, Pair, output_size
+from cnnkern.ops.arguments import IntPair, Pair, output_size, pair
 from cnnkern.ops.dispatch import run_without_gradient
 from cnnkern.ops.perforated_conv2d import check_interpolation
+from cnnkern.perforation.masks import checked_rate
 
 Pattern = str | Callable[[Pair, float], Tensor]
 PATTERNS: dict[str, Callable[[Pair, float], Tensor]] = {
@@ -84,7 +85,7 @@ class PerforatedConv2d(DenseConvolution2d):
         rate: float | None = None,
         pattern: Pattern = "grid",
         interpolation: str = "nearest",
-        input_size: Pair | None = None,
+        input_size: IntPair | None = None,
     ) -> "PerforatedConv2d":
         """The layer with the weights of `conv`, on its device, that computes some of its outputs.
 
@@ -94,8 +95,8 @@ class PerforatedConv2d(DenseConvolution2d):
             rate: the share of outputs to drop, 0 <= rate < 1, by a mask made after
             pattern: "grid" or "uniform" of `cnnkern.perforation`, or a function of ((oH, oW), rate).
             interpolation: as in the constructor.
-            input_size: (H, W) of the inputs. A mask by rate is made at once where it is given, else for the
-                first input that comes, and stays: give it before compiling, exporting or saving.
+            input_size: int or pair (H, W), of the inputs. A mask by rate is made at once where it is given,
+                else for the first input that comes, and stays: give it before compiling, exporting or saving.
 
         Raises:
             ValueError: neither or both of mask and rate, or a rate or pattern that cannot be.
@@ -107,9 +108,9 @@ class PerforatedConv2d(DenseConvolution2d):
         if mask is not None:
             layer.mask = _checked_mask(mask, conv.weight.device)
         else:
-            layer._rule = _checked_pattern(pattern), _checked_rate(rate)
+            layer._rule = _checked_pattern(pattern), checked_rate(rate)
             if input_size is not None:
-                layer._make_mask(input_size)
+                layer._make_mask(pair("input_size", input_size, 1))
         return layer
 
     def to_stock(self) -> StockGridConv2d | StockGatherConv2d:
@@ -234,14 +235,6 @@ def _checked_mask(mask: Any, device: torch.device) -> Tensor:
 def _checked_pattern(pattern: Any) -> Callable[[Pair, float], Tensor]:
     if callable(pattern):
         return pattern
-    if pattern not in PATTERNS:
+    if not isinstance(pattern, str) or pattern not in PATTERNS:
         raise ValueError(f"pattern: expected {', '.join(PATTERNS)} or a function, got {pattern!r}")
     return PATTERNS[pattern]
-
-
-def _checked_rate(rate: Any) -> float:
-    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
-        raise TypeError(f"rate: expected a number, got {rate!r}")
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate: expected 0 <= rate < 1, got {rate}")
-    return rate

@@ -21,10 +21,11 @@ CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES = {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES, "meta": CPU_DTYPES}
 _CUDA = _C.build_info()["cuda"]
 AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MOST = 2**31 - 1  # of strides and the like: what kernels make of them stays within 64 bits
 
 
 def pair(name: str, value: Any, least: int) -> tuple[int, int]:
-    """`value`, an int or a pair of ints, as a pair of at least `least`."""
+    """`value`, an int or a pair of ints, as a pair of at least `least` and at most MOST."""
     if type(value) is int:
         value = (value, value)
     elif type(value) is not tuple or len(value) != 2:
@@ -32,8 +33,9 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     first, second = value
     if not isinstance(first, (int, torch.SymInt)) or not isinstance(second, (int, torch.SymInt)):
         raise TypeError(f"{name}: expected an int or a pair of ints, got {value!r}")
-    if first < least or second < least:
-        raise ValueError(f"{name}: expected at least {least}, got {(first, second)}")
+    if not (least <= first <= MOST and least <= second <= MOST):
+        limit = f"at least {least}" if first < least or second < least else f"at most {MOST}"
+        raise ValueError(f"{name}: expected {limit}, got {(first, second)}")
     return value
 
 
@@ -126,6 +128,14 @@ def check_device(name: str, tensor: Tensor) -> None:
         )
 
 
+def check_same_device(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
+    """`tensor` is on the device of `like`."""
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name}: expected a tensor on {like.device} like {like_name}, got one on {tensor.device}"
+        )
+
+
 def _check_each_kind(tensors: dict[str, Tensor | None]) -> None:
     (first_name, first), *_ = tensors.items()
     device = first.device
@@ -139,10 +149,7 @@ def _check_each_kind(tensors: dict[str, Tensor | None]) -> None:
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if tensor.device != device:
-            raise ValueError(
-                f"{name}: expected a tensor on {device} like {first_name}, got one on {tensor.device}"
-            )
+        check_same_device(name, tensor, first_name, first)
         if computed(tensor) not in dtypes:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
             raise NotImplementedError(f"{name}: expected {names}, got {tensor.dtype}: no kernel for it")
@@ -217,8 +224,9 @@ def check_convolution(
     return shape
 
 
-def check_gradient(grad: Tensor, shape: Sequence[int]) -> None:
-    """The gradient of an output has the output's shape."""
+def check_gradient(grad: Tensor, x: Tensor, shape: Sequence[int]) -> None:
+    """The gradient of an output has the output's shape, and the device of x."""
+    check_same_device("grad", grad, "x", x)
     if tuple(shape_of("grad", grad, "(N, K, oH, oW)", 4)) != tuple(shape):
         raise ValueError(f"grad: expected the output's shape {tuple(shape)}, got {tuple(grad.shape)}")
 

@@ -18,6 +18,7 @@ from cnnkern.ops.arguments import (
     check_kind,
     check_not_empty,
     check_packed,
+    check_same_device,
     geometry,
     packed_geometry,
     pair,
@@ -127,10 +128,7 @@ def _weight_size(weight: Tensor, columns: Tensor, groups: int) -> tuple[int, int
         raise ValueError(
             f"columns: expected {kept} of them, as many as weight has, got {kept_columns(columns, groups)}"
         )
-    if columns.device != weight.device:
-        raise ValueError(
-            f"columns: expected a tensor on {weight.device} like weight, got one on {columns.device}"
-        )
+    check_same_device("columns", columns, "weight", weight)
     return k, kept
 
 
@@ -199,6 +197,7 @@ def _packed_fake(
     k, c, *kernel_size = weight_size
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     kept = kept_columns(columns, groups)
+    check_same_device("columns", columns, "x", x)
     check_count(kept, c, kernel_size)
     check_packed(packed, packed_length(k, kept, groups, packed))
     return empty_output(x, shape)
@@ -219,7 +218,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     pairs = pair("kernel_size", kernel_size, 1), *geometry(stride, padding, dilation)
     shape = check_column_sparse_conv2d(x, weight, columns, None, *pairs, groups)
-    check_gradient(grad, shape)
+    check_gradient(grad, x, shape)
     return empty_gradients(x, weight, shape[1], output_mask)
 
 

@@ -142,7 +142,7 @@ def _backward_fake(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = check_conv2d(x, weight, None, *geometry(stride, padding, dilation), groups)
-    check_gradient(grad, shape)
+    check_gradient(grad, x, shape)
     return empty_gradients(x, weight, shape[1], output_mask)
 
 

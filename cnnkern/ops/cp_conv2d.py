@@ -194,7 +194,7 @@ def _backward_fake(
 ) -> tuple[Tensor, ...]:
     pairs = geometry(stride, padding, dilation)
     shape = check_cp_conv2d(x, factor_c, factor_h, factor_w, factor_k, None, *pairs, groups)
-    check_gradient(grad, shape)
+    check_gradient(grad, x, shape)
     likes = [torch.empty_like(x, memory_format=memory_format(x))]
     likes += [x.new_empty(factor.shape) for factor in (factor_c, factor_h, factor_w, factor_k)]
     likes.append(x.new_empty(shape[1]))

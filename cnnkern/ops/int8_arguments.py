@@ -14,6 +14,7 @@ from cnnkern.ops.arguments import (
     check_bias,
     check_device,
     check_not_empty,
+    check_same_device,
     shape_of,
     up_to_chunk,
     up_to_panel,
@@ -79,10 +80,7 @@ def check_on_cpu(name: str, x: Tensor) -> None:
 
 def check_like(name: str, x: Tensor, other_name: str, other: Tensor, dtype: torch.dtype) -> None:
     """`other` is of `dtype`, on the device of `x`."""
-    if other.device != x.device:
-        raise ValueError(
-            f"{other_name}: expected a tensor on {x.device} like {name}, got one on {other.device}"
-        )
+    check_same_device(other_name, other, name, x)
     if other.dtype is not dtype:
         raise NotImplementedError(f"{other_name}: expected {dtype}, got {other.dtype}: no kernel for it")
 

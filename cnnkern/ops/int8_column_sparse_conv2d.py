@@ -14,6 +14,7 @@ from cnnkern.ops.arguments import (
     Pair,
     check_not_empty,
     check_packed,
+    check_same_device,
     convolution_size,
     geometry,
     packed_geometry,
@@ -161,6 +162,7 @@ def _packed_fake(
     check_on_cpu("x", x)
     check_kinds("x", x, x_zero_point, packed=packed)
     kept = kept_columns(columns, groups)
+    check_same_device("columns", columns, "x", x)
     check_count(kept, size[1], size[2:])
     check_packed(packed, packed_matrices_length(size[0], kept, groups))
     check_quantization(x, bias, weight_scale, x_scale, out_scale, out_zero_point, size[0])

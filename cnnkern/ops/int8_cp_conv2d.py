@@ -15,6 +15,7 @@ from cnnkern.ops.arguments import (
     Pair,
     check_groups,
     check_packed,
+    check_same_device,
     convolution_size,
     geometry,
     packed_geometry,
@@ -188,6 +189,8 @@ def _pack_fake(factor_c: Tensor, factor_h: Tensor, factor_w: Tensor, factor_k: T
     size = factor_size(factor_c, factor_h, factor_w, factor_k, groups)
     check_groups(groups, size[0])
     _check_sums(size[1], size[2], groups)
+    for name, factor in (("factor_h", factor_h), ("factor_w", factor_w), ("factor_k", factor_k)):
+        check_same_device(name, factor, "factor_c", factor_c)
     return factor_c.new_empty(packed_length(size, groups))
 
 

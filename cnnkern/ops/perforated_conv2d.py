@@ -17,6 +17,7 @@ from cnnkern.ops.arguments import (
     check_gradient,
     check_not_empty,
     check_packed,
+    check_same_device,
     geometry,
     packed_geometry,
 )
@@ -108,8 +109,7 @@ def _check_mask(mask: Any, x: Tensor, shape: Sequence[int]) -> None:
         raise TypeError(f"mask: expected a tensor (oH, oW) or (N, oH, oW), got {type(mask).__name__}")
     if mask.dtype is not torch.bool:
         raise TypeError(f"mask: expected a tensor of torch.bool, got {mask.dtype}")
-    if mask.device != x.device:
-        raise ValueError(f"mask: expected a tensor on {x.device} like x, got one on {mask.device}")
+    check_same_device("mask", mask, "x", x)
     n, _, *size = shape
     if mask.dim() not in (2, 3) or list(mask.shape) != [n, *size][-mask.dim() :]:
         raise ValueError(
@@ -163,6 +163,7 @@ def _packed_fake(
     check_not_empty("geometry", weight_size)
     shape = check_convolution(x, {"packed": packed}, bias, weight_size, *pairs, groups)
     check_packed(packed, packed_length(weight_size, groups, packed))
+    check_same_device("arranged", arranged, "x", x)
     n, _, *size = shape
     if arranged.dtype is not torch.int32:
         raise TypeError(f"arranged: expected a tensor of torch.int32, got {arranged.dtype}")
@@ -189,7 +190,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     pairs = geometry(stride, padding, dilation)
     shape = check_perforated_conv2d(x, weight, mask, None, *pairs, groups)
-    check_gradient(grad, shape)
+    check_gradient(grad, x, shape)
     return empty_gradients(x, weight, shape[1], output_mask)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from cnnkern.modules import convolutions
@@ -35,13 +36,21 @@ def convert(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
     Raises:
         ValueError: a name that no convolution has, or a mask that keeps nothing.
+        TypeError: a mask that is no tensor of bools.
     """
     if not masks:
         return copy.deepcopy(model)
     replaced = {
         id(conv): _perforated_layer(conv, masks[name])
         for name, conv in convolutions(model, masks).items()
-        if not bool(masks[name].all())
+        if not _keeps_all(name, masks[name])
     }
     # wherever a module holds one of these convolutions, deepcopy takes what was "copied" already
     return copy.deepcopy(model, replaced)
+
+
+def _keeps_all(name: str, mask: Tensor) -> bool:
+    if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"masks: expected a tensor of torch.bool for {name!r}, got {kind}")
+    return bool(mask.all())

@@ -35,6 +35,8 @@ def impact(scores: Tensor, rate: float, seed: int = 0) -> Tensor:
     Raises:
         ValueError: scores that are no (oH, oW) of numbers, or a rate outside its range.
     """
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"scores: expected a tensor (oH, oW), got {type(scores).__name__}")
     if scores.dim() != 2 or scores.numel() == 0 or bool(scores.isnan().any()):
         raise ValueError(f"scores: expected numbers (oH, oW), got {tuple(scores.shape)} or NaN among them")
     return best(scores.detach().cpu(), rate, seed)

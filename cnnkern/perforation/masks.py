@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def grid(size: Sequence[int], rate: float) -> Tensor:
 
 def pooling_structure(
     size: Sequence[int],
-    rate: float,
+    rate: float | None,
     kernel_size: IntPair,
     stride: IntPair | None = None,
     padding: IntPair = 0,
@@ -61,16 +62,17 @@ def pooling_structure(
 ) -> Tensor:
     """A mask that keeps the positions which most windows of the pooling layer behind read.
 
-    Those that equally many windows read are drawn at random. Where windows do not overlap and leave gaps,
-    a rate that drops just the gaps costs nothing.
+    Those that equally many windows read are drawn at random. Where windows leave gaps, to drop just these
+    changes nothing that the pooling layer returns, not even without interpolation.
 
     Args:
-        size, rate, seed: as for `uniform`.
+        size, seed: as for `uniform`.
+        rate: as for `uniform`, or None to drop the positions that no window reads.
         kernel_size, stride, padding, dilation: of the pooling layer, as `torch.nn.MaxPool2d` takes them; its
             stride is the kernel size where it is None.
 
     Returns:
-        bool (oH, oW), with `kept_count(size, rate)` positions kept.
+        bool (oH, oW), with `kept_count(size, rate)` positions kept if a rate is given.
 
     Raises:
         ValueError: as `uniform`, or a window that does not fit.
@@ -79,8 +81,8 @@ def pooling_structure(
     kernels, strides = _pair(kernel_size), _pair(kernel_size if stride is None else stride)
     geometry = zip((height, width), kernels, strides, _pair(padding), _pair(dilation), strict=True)
     rows, columns = (_windows_at_each(*axis) for axis in geometry)
-    windows = (rows[:, None] * columns[None, :]).flatten()
-    return best(windows.view(height, width), rate, seed)
+    windows = rows[:, None] * columns
+    return windows > 0 if rate is None else best(windows, rate, seed)
 
 
 def best(scores: Tensor, rate: float, seed: int) -> Tensor:
@@ -92,14 +94,23 @@ def best(scores: Tensor, rate: float, seed: int) -> Tensor:
     return _kept(order[: kept_count(size, rate)], size)
 
 
-def kept_count(size: Sequence[int], rate: float) -> int:
-    """How many of the positions a mask of this rate keeps: the nearest number, at least one."""
+def checked_rate(rate: float) -> float:
+    """`rate`, if it is a share that leaves something."""
+    if not isinstance(rate, Real):
+        raise TypeError(f"rate: expected a number, got {rate!r}")
     if not 0 <= rate < 1:
         raise ValueError(f"rate: expected 0 <= rate < 1, got {rate!r}")
-    return max(1, round(size[0] * size[1] * (1 - rate)))
+    return rate
+
+
+def kept_count(size: Sequence[int], rate: float) -> int:
+    """How many of the positions a mask of this rate keeps: the nearest number, at least one."""
+    return max(1, round(size[0] * size[1] * (1 - checked_rate(rate))))
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise TypeError(f"size: expected a pair of ints (oH, oW), got {size!r}")
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"size: expected at least 1 x 1, got {tuple(size)}")
@@ -126,6 +137,11 @@ def _spread(length: int, count: int) -> Tensor:
 
 def _windows_at_each(length: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
     """How many windows along one axis read each position, (length)."""
+    if min(kernel, stride, dilation) < 1 or padding < 0:
+        raise ValueError(
+            "kernel_size, stride, padding, dilation: expected those of a pooling layer, got "
+            f"{kernel}, {stride}, {padding}, {dilation}"
+        )
     room = length + 2 * padding - dilation * (kernel - 1) - 1
     if room < 0:
         raise ValueError(

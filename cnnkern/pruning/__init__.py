@@ -8,7 +8,7 @@ from .conversion import convert, kept_columns
 from .group_lasso import group_lasso, proximal_step
 from .pruner import Pruner, prune
 from .schedule import Schedule, gradual, iterative
-from .scores import Criterion, column_norms, fisher, l2, taylor
+from .scores import Criterion, column_norms, fisher, l2, scores_by, taylor
 from .selection import strongest
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "l2",
     "proximal_step",
     "prune",
+    "scores_by",
     "strongest",
     "taylor",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnkern.modules import unwrapped
 
 from .layers import by_group, convolutions, over_weight
-from .scores import Criterion, l2
+from .scores import Criterion, l2, scores_by
 from .selection import Density, strongest
 
 
@@ -68,15 +68,11 @@ class Pruner:
 
         Raises ValueError for a density or a scope that cannot be, and for scores that are not numbers.
         """
-        scores = criterion(self.model, list(self._convs))
-        ranked = {}
-        for name, mask in self.masks.items():
-            if scores[name].shape != mask.shape:
-                raise ValueError(
-                    f"criterion: expected scores {tuple(mask.shape)} for {name!r}, "
-                    f"got {tuple(scores[name].shape)}"
-                )
-            ranked[name] = scores[name].masked_fill(~mask.to(scores[name].device), -torch.inf)
+        scores = scores_by(criterion, self.model, self._convs)
+        ranked = {
+            name: scores[name].masked_fill(~mask.to(scores[name].device), -torch.inf)
+            for name, mask in self.masks.items()
+        }
         for name, mask in strongest(ranked, density, scope).items():
             self.masks[name] &= mask.to(self.masks[name].device)
         self.zero()

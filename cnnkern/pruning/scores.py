@@ -12,7 +12,8 @@ networks and Fisher pruning, 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +31,21 @@ Loss = Callable[[nn.Module, Any], Tensor]
 def column_norms(weight: Tensor, groups: int = 1) -> Tensor:
     """The L2 norms (G, C/G·kH·kW) of the columns of a weight (K, C/G, kH, kW); differentiable, 0 at 0."""
     return torch.linalg.vector_norm(column_matrices(weight, groups), dim=1)
+
+
+def scores_by(criterion: Criterion, model: nn.Module, convs: Mapping[str, nn.Conv2d]) -> dict[str, Tensor]:
+    """What `criterion` gives the convolutions `convs` of `model`, by their names, in float64.
+
+    Raises ValueError if that is not a score for each column of each of them.
+    """
+    scores = criterion(model, list(convs))
+    for name, conv in convs.items():
+        expected, got = (conv.groups, conv.weight[0].numel()), None
+        if name in scores:
+            got = tuple(scores[name].shape)
+        if got != expected:
+            raise ValueError(f"criterion: expected scores {expected} for {name!r}, got {got}")
+    return {name: scores[name].double() for name in convs}
 
 
 @torch.no_grad()
@@ -79,10 +95,12 @@ class _Saliency:
         sums = [torch.zeros_like(column_norms(weight.detach().double(), conv.groups))
                 for weight, conv in zip(weights, convs.values(), strict=True)]  # fmt: skip
         count = torch.zeros((), dtype=torch.float64, device=weights[0].device)
-        with in_eval_mode(model), torch.enable_grad():
+        with in_eval_mode(model), _trained(weights), torch.enable_grad():
             for batch in self.batches:
-                gradients = torch.autograd.grad(self.loss(model, batch), weights)
-                for total, conv, gradient in zip(sums, convs.values(), gradients, strict=True):
+                gradients = torch.autograd.grad(self.loss(model, batch), weights, allow_unused=True)
+                for total, (name, conv), gradient in zip(sums, convs.items(), gradients, strict=True):
+                    if gradient is None:
+                        raise ValueError(f"layers: the loss does not depend on {name!r}")
                     product = conv.weight.detach().double() * gradient.double()
                     total += self.score(column_matrices(product, conv.groups))
                 count += 1
@@ -92,3 +110,16 @@ class _Saliency:
         if not count:
             raise ValueError("batches: expected at least one, got none")
         return {name: total / count for name, total in zip(convs, sums, strict=True)}
+
+
+@contextmanager
+def _trained(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Frozen weights have gradients too."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ def _counts_over_all(scores: Mapping[str, Tensor], density: Density) -> dict[str
 
 
 def _checked_share(density: float) -> float:
+    if not isinstance(density, Real):
+        raise TypeError(f"density: expected a number, got {density!r}")
     if not 0 <= density <= 1:
         raise ValueError(f"density: expected a share from 0 to 1, got {density!r}")
     return density

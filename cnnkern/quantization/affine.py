@@ -30,8 +30,8 @@ class Affine(NamedTuple):
     def from_range(cls, low: float, high: float, dtype: torch.dtype = torch.uint8) -> Affine:
         """The grid over [min(low, 0), max(high, 0)] (Menghani 2021, algorithm 2); scale 1 if that is {0}.
 
-        Raises ValueError for a range that is not finite or upside down, TypeError for another dtype than
-        uint8 and int8.
+        Raises ValueError for a range that is not finite, too wide for float32 or upside down, TypeError for
+        another dtype than uint8 and int8.
         """
         least, greatest = limits(dtype)
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
@@ -41,6 +41,8 @@ class Affine(NamedTuple):
             return cls(1.0, least, dtype)
         width = (high - low) / (greatest - least)
         scale = max(float(torch.tensor(width, dtype=torch.float32)), torch.finfo(torch.float32).tiny)
+        if scale == math.inf:
+            raise ValueError(f"low, high: expected a range that float32 can hold, got [{low}, {high}]")
         zero_point = min(max(round(least - low / scale), least), greatest)
         return cls(scale, zero_point, dtype)
 
@@ -56,7 +58,7 @@ class Affine(NamedTuple):
 
     def quantize(self, x: Tensor) -> Tensor:
         """clamp(round(x / scale) + zero_point), any shape, in `dtype` and the memory format of x."""
-        return self.round(torch.div(x, self.scale))
+        return self.round(torch.div(x.float(), self.scale))
 
     def round(self, steps: Tensor) -> Tensor:
         """clamp(round(steps) + zero_point) for values in steps of the scale, which are overwritten."""

@@ -45,6 +45,8 @@ def build(
 ) -> Prepared:
     """The prepared model in eval mode, its observers empty; `prepare` says what the arguments are."""
     limits(dtype)  # refuses other types
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     # a layer alone would be traced into
     model = copy.deepcopy(nn.Sequential(model) if has_int8_form(model) else model).eval()
 

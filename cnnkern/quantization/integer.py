@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from .affine import Affine, limits
 
-Pair = tuple[int, int]
-
 
 class OnGrids(nn.Module):
     """Base: named grids, as buffers `<name>_scale` (float32) and `<name>_zero_point` (int32)."""
@@ -114,29 +112,26 @@ class IntegerRelu(OnGrids):
         return torch.minimum(q, grid.quantize(torch.full_like(grid.scale, self.ceiling)))
 
 
-class IntegerMaxPool(nn.Module):
-    """Max pooling of integers, as `torch.nn.MaxPool2d`: the maximum of shifted views, rows first.
+class IntegerMaxPool(nn.MaxPool2d):
+    """`torch.nn.MaxPool2d`, with the same arguments, that pools integers too: the maximum of shifted views,
+    rows first.
 
     Stock torch pools 8-bit integers slowly, and not at all in channels_last where a map is not tiny.
     """
 
-    def __init__(
-        self, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool = False
-    ) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
-
-    def forward(self, q: Tensor) -> Tensor:
-        last = q.dim() == 4 and q.is_contiguous(memory_format=torch.channels_last)
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            return super().forward(x)
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
         for axis in (-1, -2):
-            q = self._pool(q, axis)
+            x = self._pool(x, axis)
         # where the kernel is 1 and the stride is not, it is a view
-        return q.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
     def _pool(self, q: Tensor, axis: int) -> Tensor:
         kernel, stride, padding, dilation = (
-            values[axis] for values in (self.kernel_size, self.stride, self.padding, self.dilation)
+            values if isinstance(values, int) else values[axis]
+            for values in (self.kernel_size, self.stride, self.padding, self.dilation)
         )
         reach = dilation * (kernel - 1) + 1
         size = q.shape[axis]
@@ -155,9 +150,10 @@ class IntegerMaxPool(nn.Module):
             result = torch.maximum(result, view)
         return result
 
-    def extra_repr(self) -> str:
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What a pooling like this one is made with; also for a `torch.nn.MaxPool2d`."""
+        names = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
+        return {name: getattr(self, name) for name in names}
 
 
 def _every(q: Tensor, axis: int, start: int, span: int, step: int) -> Tensor:

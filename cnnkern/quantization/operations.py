@@ -38,6 +38,7 @@ MODULES = {
     nn.ReLU: Kind.RELU,
     nn.ReLU6: Kind.RELU,
     nn.MaxPool2d: Kind.MAX_POOL,
+    IntegerMaxPool: Kind.MAX_POOL,
     nn.AvgPool2d: Kind.AVERAGE,
     nn.AdaptiveAvgPool2d: Kind.AVERAGE,
     nn.Flatten: Kind.RESHAPE,
@@ -139,7 +140,7 @@ def max_pool_of(node: fx.Node, modules: dict[str, nn.Module]) -> IntegerMaxPool:
         kernel if stride is None or stride == [] else _pair(stride),
         _pair(arguments["padding"]),
         _pair(arguments["dilation"]),
-        arguments["ceil_mode"],
+        ceil_mode=arguments["ceil_mode"],
     )
 
 

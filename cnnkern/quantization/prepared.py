@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class Prepared(nn.Module):
 
     def range_parameters(self) -> list[nn.Parameter]:
         """The logarithms of the scales that are learned; they want no weight decay."""
-        return [each.log_scale for each in self.quantizers.values() if each.log_scale.requires_grad]
+        return [each.log_scale for each in self.quantizers.values() if each.learns]
 
     def freeze_batch_norm(self) -> None:
         """Batch norms keep their statistics from now on, and use them in training too.
@@ -96,6 +97,16 @@ class Prepared(nn.Module):
             for name, layer in self.layers().items()
         ]
         return Report(rows, dict(self.floats), self.fallback)
+
+
+def batches_of(calibration_batches: Iterable[Batch]) -> list[Batch]:
+    """All of them. Raises TypeError for one tensor, whose images would be taken for batches."""
+    if isinstance(calibration_batches, Tensor):
+        raise TypeError(
+            "calibration_batches: expected batches, such as a list of tensors, got a tensor of shape "
+            f"{tuple(calibration_batches.shape)}"
+        )
+    return list(calibration_batches)
 
 
 @torch.no_grad()

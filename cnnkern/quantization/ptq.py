@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .build import build
 from .observers import LeastSquares, Observer
-from .prepared import Batch, Prepared, calibrate, run
+from .prepared import Batch, Prepared, batches_of, calibrate, run
 from .quantizer import Mode
 from .report import Quantized
 from .simulation import SimulatedLayer
@@ -39,9 +39,12 @@ def quantize(
     report says what stays in float32 and why. A model that `torch.fx` cannot trace gets int8 layers with
     float32 between them.
 
+    Structure and names follow from the model and the arguments alone: what `cnnkern.save` keeps of an int8
+    model fits into the one that any other batch gives, `cnnkern.load(path, quantize(model, [batch]).model)`.
+
     Args:
-        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `CPConv2d` and `ColumnSparseConv2d` become int8
-            layers. It is not changed.
+        model: its `torch.nn.Conv2d`, `torch.nn.Linear`, `Im2colConv2d`, `CPConv2d` and `ColumnSparseConv2d`
+            become int8 layers. It is not changed.
         calibration_batches: inputs of the model, each a tensor or a tuple of its arguments; a hundred images
             like those to come are enough.
         observer: makes what chooses the range of each activation.
@@ -50,9 +53,10 @@ def quantize(
         keep: names of layers that stay in float32.
         dtype: of the activations, uint8 or int8.
 
-    Raises ValueError for no batches, unknown names and values that are not finite.
+    Raises ValueError for no batches, unknown names and values that are not finite, TypeError for a model or
+    batches of another type.
     """
-    batches = list(calibration_batches)
+    batches = batches_of(calibration_batches)
     prepared = build(model, observer=observer, first=first, last=last, keep=keep, dtype=dtype)
     calibrate(prepared, batches)
     if bias_correction:

@@ -50,7 +50,8 @@ class Simulated(nn.Module):
         if self.mode is not Mode.SIMULATE or self.training:
             y = self.compute(*x)
             return y if self.output is None else self.output(y)
-        return self.compute_exactly(*x)
+        with torch.autocast(x[0].device.type, enabled=False):
+            return self.compute_exactly(*x)
 
     def compute(self, *x: Tensor) -> Tensor:
         """What the float model does; the layers simulate their weights here, where `mode` says so."""

@@ -33,8 +33,8 @@ class _Int8Weight:
 
     @property
     def weight(self) -> Tensor:
-        """The weight (K, ...), float32, that the integers stand for."""
-        return dequantize_weight(self.weight_int8, self.weight_scale)
+        """The weight (K, ...) that the integers stand for, in the type of the scales."""
+        return dequantize_weight(self.weight_int8, self.weight_scale).to(self.weight_scale.dtype)
 
 
 class Int8WeightConv2d(_Int8Weight, nn.Conv2d):

@@ -23,12 +23,14 @@ def int8_quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype =
 def int8_quantize_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`weight` (K, ...), float32, as int8 in [−127, 127], and the scale (K) of each output channel.
 
-    A scale that is not given is the channel's greatest magnitude / 127, or 1 where that is zero. The integers
-    are clamp(round(weight / scale)), divided in float32 and rounded to nearest, ties to even.
+    A scale that is not given is the channel's greatest magnitude / 127, a normal number, or 1 where that is
+    zero. The integers are clamp(round(weight / scale)), divided in float32 and rounded to nearest, ties to
+    even.
     """
     if scale is None:
         greatest = weight.flatten(1).abs().amax(1)
-        scale = torch.where(greatest > 0, greatest / 127, 1.0)
+        least = torch.finfo(torch.float32).tiny
+        scale = torch.where(greatest > 0, (greatest / 127).clamp(min=least), 1.0)
     rounded = torch.round(weight / scale.view(-1, *[1] * (weight.dim() - 1)))
     return rounded.clamp(-127, 127).to(torch.int8), scale
 

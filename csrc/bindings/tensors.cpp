@@ -175,19 +175,27 @@ Geometry geometry_after(size_t size, const std::vector<int64_t>& list) {
   return {{at[0], at[1]}, {at[2], at[3]}, {at[4], at[5]}, at[6]};
 }
 
+namespace {
+
+// What kernels make of a pair, such as a dilation times the taps, stays within 64 bits.
+void check_pair(const char* name, int64_t vertical, int64_t horizontal, int64_t least) {
+  constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+  check(std::min(vertical, horizontal) >= least && std::max(vertical, horizontal) <= kMost, name,
+        ": expected numbers from ", least, " to ", kMost, ", got ", vertical, ", ", horizontal);
+}
+
+}  // namespace
+
 Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height,
                          int64_t kernel_width, const Geometry& geometry) {
   const auto& [stride, padding, dilation, groups] = geometry;
   const Tensor& x = image.tensor;
-  check(std::min(stride[0], stride[1]) > 0, "stride: expected positive numbers, got ", stride[0], ", ",
-        stride[1]);
-  check(std::min(padding[0], padding[1]) >= 0, "padding: expected no negative number, got ", padding[0], ", ",
-        padding[1]);
-  check(std::min(dilation[0], dilation[1]) > 0, "dilation: expected positive numbers, got ", dilation[0],
-        ", ", dilation[1]);
+  check_pair("stride", stride[0], stride[1], 1);
+  check_pair("padding", padding[0], padding[1], 0);
+  check_pair("dilation", dilation[0], dilation[1], 1);
+  check_pair("kernel_size", kernel_height, kernel_width, 1);
   check(std::min(x.size(2), x.size(3)) > 0, "x: expected an image of at least 1 x 1, got ", x.size(2), " x ",
         x.size(3));
-  check(std::min(kernel_height, kernel_width) > 0, "weight: expected a kernel of at least 1 x 1");
   check(out_channels > 0 && x.size(1) > 0, "weight: expected at least one channel on either side");
   check(groups > 0 && x.size(1) % groups == 0 && out_channels % groups == 0, "groups: expected a divisor of ",
         x.size(1), " input and ", out_channels, " output channels, got ", groups);

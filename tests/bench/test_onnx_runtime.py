@@ -47,5 +47,5 @@ def test_it_computes_an_int8_layer_up_to_its_rounding():
 
 
 def test_a_request_that_fails_is_an_error_here():
-    with OnnxRuntime() as process, pytest.raises(RuntimeError, match="ONNX Runtime process ended"):
+    with OnnxRuntime() as process, pytest.raises(RuntimeError, match="onnx_runtime_server ended"):
         process.ask(model="/nowhere", calls=1)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.__main__ import REPORT_WIDTH, _files, parser, settings_of
 from bench.compare import Settings, compare
-from bench.layers import DENSITIES, LAYERS, Layer, column_sparse_work, cp_work, training_work
+from bench.layers import DENSITIES, LAYERS, Layer, column_sparse_work, cp_work, perforated_work, training_work
 from bench.report import show
 from bench.results import RESULTS, Results, Row, Run, machine_slug, summarize
 from bench.timing import Timing
@@ -58,6 +58,13 @@ def test_a_column_sparse_layer_is_held_against_our_dense_one_in_the_same_layout(
         "in_proportion_channels_last": 0.75,
     }
     assert column_sparse_work(SMALL, 0.25, batch=1).over_own_dense is None
+
+
+def test_a_perforated_layer_is_held_against_our_dense_one():
+    work = perforated_work("perforated 0.75", SMALL, 0.75, kept=9, batch=1)
+    timings = run(6.0, 2.0).timings
+    ratios = Run(timings, own_dense_seconds=6.0, over_own_dense=work.over_own_dense).ratios()
+    assert (ratios["over_own_dense"], ratios["in_proportion"]) == (3.0, 0.75)
 
 
 def test_a_row_takes_the_median_of_the_ratios_of_its_runs():
@@ -121,14 +128,17 @@ def test_a_small_comparison_runs(results: Results):
         *(
             (suite, f"{name} r={rate}")
             for name in ("small", "dense only")
-            for suite, rate in (*(("perforated", r) for r in (0, 0.25, 0.5, 0.75)), ("perforated grid", 0.75))
+            for suite, rate in (
+                *((f"perforated {rate:g}", rate) for rate in (0, 0.25, 0.5, 0.75)),
+                ("perforated grid", 0.75),
+            )
         ),
     ]
     ratios = {found.work.suite: set(found.ratios) for found in results.rows}
     layouts = {"contiguous", "channels_last", "best"}
     assert ratios["column_sparse 1"] == layouts
     assert ratios["training"] == {*layouts, "extra_memory"}
-    assert ratios["perforated"] == {*layouts, "over_dense", "over_own_dense"}
+    assert ratios["perforated 0.5"] == {*layouts, "over_dense", "over_own_dense", "in_proportion"}
     assert ratios["int8"] == {*layouts, "onnxruntime", "over_dense", "over_own_dense"}
     assert ratios["int8 gemm"] == {"contiguous", "best"}
     for found in results.rows[:3]:

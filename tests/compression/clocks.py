@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import cnnkern
-from cnnkern.compression import candidates, compressor, planning
+from cnnkern.compression import bonds, candidates, compressor, planning
 from cnnkern.compression.cost import flops
 from cnnkern.compression.running import call, leaves
 from cnnkern.compression.timing import Timing
@@ -35,8 +35,7 @@ def script(patch: Callable[[Any, str, Any], None]) -> None:
     """Have `patch`, such as setattr, give compression clocks that show what the arithmetic costs."""
 
     def of_layers(turns: Sequence[Any], *, seconds: float) -> tuple[list[Timing], None]:
-        modules = [(turn.run.__defaults__[0], turn.run.__closure__[0].cell_contents) for turn in turns]
-        return [Timing(arithmetic(module, x), 0.0, 1) for module, x in modules], None
+        return [Timing(arithmetic(*turn.run.__defaults__), 0.0, 1) for turn in turns], None
 
     def of_model(model: nn.Module, x: Any, *, seconds: float) -> SimpleNamespace:
         inspection = compressor.inspect_model(model, x)
@@ -46,4 +45,5 @@ def script(patch: Callable[[Any, str, Any], None]) -> None:
     patch(candidates, "interleave", of_layers)
     patch(compressor, "profile", of_model)
     patch(compressor, "interleave", lambda *_, seconds: ([Timing(1.0, 0.0, 1)] * 2, None))
-    patch(planning, "timed_together", lambda models, x, _: [arithmetic(m, x) for m in models])
+    for module in (bonds, compressor, planning):
+        patch(module, "timed_together", lambda models, x, _: [arithmetic(m, x) for m in models])

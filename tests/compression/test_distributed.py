@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import cnnkern
-from cnnkern.compression import Distill, candidates, compressor, planning
+from cnnkern.compression import Distill, bonds, candidates, compressor, planning
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.processes import Processes, together
 from tests.compression.clocks import script
@@ -95,7 +95,9 @@ def search(rank: int) -> tuple[int, int, dict, Tensor]:
         def refuse(*_: Any, **__: Any) -> None:
             raise AssertionError("only the first process may time")
 
-        candidates.interleave = planning.timed_together = compressor.profile = compressor.interleave = refuse
+        for module in (bonds, compressor, planning):
+            module.timed_together = refuse
+        candidates.interleave = compressor.profile = compressor.interleave = refuse
     made, get = [], Fits.get
     Fits.get = lambda *arguments: (made.append(arguments), get(*arguments))[1]
     evaluated = []

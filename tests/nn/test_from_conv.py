@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cnnkern import pruning
 from cnnkern.decomposition import cp
 from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d
 from tests.nn.layers import ARGUMENTS, LAYERS, Layer, assert_computes, convert, image
@@ -66,6 +67,19 @@ def test_column_sparse_keeps_the_columns_of_the_largest_norm_in_each_group(group
         assert_computes(layer(x), layer, x)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_column_sparse_keeps_the_columns_that_a_criterion_finds(groups: int) -> None:
+    net = nn.Sequential(nn.Conv2d(6, 9, 3, groups=groups), nn.ReLU(), nn.Conv2d(9, 2, 1)).eval()
+    batches = [torch.randn(2, 6, 5, 7)]
+
+    def loss(_: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return net(batch).square().mean()
+
+    layer = ColumnSparseConv2d.from_conv(net[0], density=0.2, criterion=pruning.fisher(loss, batches))
+    kept = pruning.strongest(pruning.fisher(loss, batches)(net, ["0"]), 0.2)["0"]
+    assert torch.equal(layer.columns.view(groups, -1), kept.nonzero()[:, 1].int().view(groups, -1))
+
+
 @pytest.mark.parametrize("columns", [[], [7], [0, 8, 53], torch.arange(54)], ids=len)
 def test_column_sparse_keeps_the_columns_it_is_told_to(columns: object) -> None:
     conv = nn.Conv2d(6, 9, 3).eval()
@@ -77,6 +91,10 @@ def test_column_sparse_keeps_the_columns_it_is_told_to(columns: object) -> None:
     with torch.no_grad():
         assert_computes(layer(x), layer, x)
         assert_computes(layer.to_stock()(x), layer, x)
+
+
+def test_column_sparse_groups_may_keep_no_columns() -> None:
+    assert ColumnSparseConv2d.from_conv(nn.Conv2d(6, 9, 3, groups=3), columns=[[]] * 3).weight.shape == (9, 0)
 
 
 @pytest.mark.parametrize(("density", "kept"), [(0, 0), (1e-9, 1), (0.5, 27), (1, 54)])
@@ -96,8 +114,15 @@ def test_column_sparse_is_a_smaller_stock_conv_where_channels_are_left_out() -> 
         ({}, "columns, density: expected one of them"),
         ({"columns": [0], "density": 0.5}, "columns, density: expected one of them"),
         ({"density": 1.5}, "density: expected a share from 0 to 1, got 1.5"),
-        ({"density": 0.5, "criterion": "l3"}, "criterion: expected 'l2', got 'l3'"),
+        ({"density": 0.5, "criterion": "l3"}, "criterion: expected 'l2' or a function, got 'l3'"),
+        ({"density": 0.5, "criterion": lambda *_: {"": torch.ones(1, 9)}}, r"criterion: .* \(1, 54\)"),
         ({"columns": [54]}, "columns: expected indices from 0 to 53, got 54 to 54"),
+        (
+            {"columns": [[0, 1], [2]]},
+            r"columns: expected ints, as many in each group, got \[\[0, 1\], \[2\]\]",
+        ),
+        ({"columns": [None]}, r"columns: expected ints, .* got \[None\]"),
+        ({"columns": [2**70]}, r"columns: expected ints, .* got \[1180"),
     ],
 )
 def test_column_sparse_refuses_what_cannot_be(arguments: dict, message: str) -> None:

@@ -92,12 +92,14 @@ def test_weights_are_the_nearest_integers(kind: str) -> None:
     stock = nn.Conv2d(6, 12, 3) if kind == "conv" else nn.Linear(11, 12)
     with torch.no_grad():
         stock.weight[3] = 0
+        stock.weight[4] = 1e-44
     convert = Int8Conv2d.from_conv if kind == "conv" else Int8Linear.from_linear
     for scale in (None, torch.rand(12) * 0.01 + 0.001):
         layer = convert(stock, 0.1, 3, weight_scale=scale)
         integers, scales = reference.int8_quantize_weight(stock.weight.detach(), scale)
         assert torch.equal(layer.weight, integers)
         assert torch.equal(layer.weight_scale, scales)
+        assert layer.weight_scale.min() > 0
         dense = layer.to_conv() if kind == "conv" else layer.to_linear()
         real = integers * scales.view(-1, *[1] * (integers.dim() - 1))
         assert torch.equal(dense.weight, real)
@@ -197,6 +199,17 @@ def test_wrong_numbers_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         build(kind, **arguments)
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_that_are_not_finite_are_refused(kind: str, name: str, value: float) -> None:
+    stock = nn.Conv2d(6, 12, 3) if kind == "conv" else nn.Linear(11, 12)
+    convert = Int8Conv2d.from_conv if kind == "conv" else Int8Linear.from_linear
+    getattr(stock, name).data[1] = value
+    with pytest.raises(ValueError, match=f"{name}: expected finite values"):
+        convert(stock, 0.1, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

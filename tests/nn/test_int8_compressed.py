@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from torch import Tensor
 
 import cnnkern
 from cnnkern import ops
-from cnnkern.nn import ColumnSparseConv2d, CPConv2d, Im2colConv2d, Int8ColumnSparseConv2d, Int8CPConv2d
+from cnnkern.nn import (
+    ColumnSparseConv2d,
+    CPConv2d,
+    Im2colConv2d,
+    Int8ColumnSparseConv2d,
+    Int8Conv2d,
+    Int8CPConv2d,
+    Int8Linear,
+)
 from tests.nn.layers import build
 from tests.nn.test_int8 import GEOMETRIES, NUMBERS, image
 
@@ -166,6 +175,31 @@ def test_wrong_numbers_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         make(kind, numbers)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "arguments"),
+    [
+        ("in_channels, kernel_size", Int8Conv2d, (7400, 1, 3)),
+        ("in_features", Int8Linear, (66_000, 1)),
+        ("in_channels", partial(Int8CPConv2d, rank=1), (66_000, 1, 1)),
+        ("rank", partial(Int8CPConv2d, rank=66_000), (1, 1, 1)),
+        ("columns", partial(Int8ColumnSparseConv2d, columns=range(66_000)), (66_000, 1, 1)),
+    ],
+)
+def test_sums_that_could_leave_int32_are_refused(
+    name: str, kind: Callable[..., torch.nn.Module], arguments: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected sums of at most 65793 products"):
+        kind(*arguments, x_scale=0.1, x_zero_point=0)
+
+
+@pytest.mark.parametrize("name", ["factor_c", "factor_h", "factor_w", "factor_k", "bias"])
+def test_factors_that_are_not_finite_are_refused(name: str) -> None:
+    layer = cnnkern.CPConv2d(6, 12, 3, rank=12)
+    getattr(layer, name).data[1] = torch.nan
+    with pytest.raises(ValueError, match=f"{name}: expected finite values"):
+        Int8CPConv2d.from_cp(layer, 0.1, 3, inner_scale=1.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern import perforation, reference
@@ -138,6 +137,27 @@ def test_an_input_that_the_mask_does_not_fit_is_refused(layer: PerforatedConv2d)
         layer(torch.randn(1, 6, 9, 12))
 
 
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (torch.ones(9, 11).bool().to("meta"), ValueError, "mask: expected a tensor on cpu like x, .* meta"),
+        (torch.ones(9, 11), TypeError, "mask: expected a tensor of torch.bool, got torch.float32"),
+        (torch.ones(3, 9, 11).bool(), ValueError, r"mask: .* \(2, 9, 11\) .* got \(3, 9, 11\)"),
+        (torch.eye(2)[0].bool()[:, None, None].expand(2, 9, 11), ValueError, "at least one kept position"),
+    ],
+    ids=["device", "dtype", "images", "none kept of one image"],
+)
+def test_a_mask_of_a_call_that_cannot_be_is_refused(
+    layer: PerforatedConv2d, mask: Tensor, error: type[Exception], message: str
+) -> None:
+    x = image(layer)
+    with torch.no_grad():
+        for _ in range(2):  # at first without a packed weight
+            with pytest.raises(error, match=message):
+                layer(x, mask=mask)
+            layer(x)
+
+
 GRIDS = {
     "every second": (torch.arange(9) % 2 == 1)[:, None] & (torch.arange(11) % 3 == 0),
     "one row": (torch.arange(9) == 3)[:, None] & (torch.arange(11) > -1),
@@ -209,12 +229,14 @@ def test_the_stock_form_computes_the_same_in_onnx_runtime(
     assert_computes(torch.from_numpy(y), layer, x)
 
 
-def test_a_pooling_layer_that_reads_only_kept_outputs_needs_no_interpolation() -> None:
+@pytest.mark.parametrize("kernel_size", [1, 2])
+def test_a_pooling_layer_that_leaves_gaps_needs_no_interpolation(kernel_size: int) -> None:
     conv = nn.Conv2d(6, 12, 3, padding=1).eval()
-    mask = perforation.pooling_structure((9, 11), 0.6, kernel_size=1, stride=2)
-    mask[::2, ::2] = True
+    mask = perforation.pooling_structure((9, 11), None, kernel_size, stride=3)
     layer = PerforatedConv2d.from_conv(conv, mask, interpolation="none")
-    x = image(layer)
-    with torch.no_grad():
-        expected = F.max_pool2d(conv(x), 1, 2)
-        torch.testing.assert_close(F.max_pool2d(layer(x), 1, 2), expected)
+    pool = nn.MaxPool2d(kernel_size, stride=3)
+    x = image(layer, torch.channels_last).double().requires_grad_()
+    conv, layer = conv.double(), layer.double()
+    torch.testing.assert_close(pool(layer(x)), pool(conv(x)))
+    dense, perforated = (torch.autograd.grad(pool(net(x)).square().sum(), x)[0] for net in (conv, layer))
+    torch.testing.assert_close(perforated, dense)

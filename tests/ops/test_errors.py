@@ -62,10 +62,12 @@ EVERYWHERE = [
     Wrong({"x": X.int()}, NotImplementedError, r"x: expected float32 or float64, got torch.int32"),
     Wrong({"stride": 0}, ValueError, r"stride: expected at least 1, got \(0, 0\)"),
     Wrong({"stride": (1, -2)}, ValueError, r"stride: expected at least 1, got \(1, -2\)"),
+    Wrong({"stride": (1, 2**62)}, ValueError, r"stride: expected at most 2147483647, got \(1, 4611"),
     Wrong({"stride": (1, 2, 3)}, ValueError, r"stride: expected an int or a pair of ints, got 3 of them"),
     Wrong({"stride": 1.0}, TypeError, r"stride: expected an int or a pair of ints, got 1.0"),
     Wrong({"stride": ("1", 1)}, TypeError, r"stride: expected an int or a pair of ints, got \('1', 1\)"),
     Wrong({"padding": -1}, ValueError, r"padding: expected at least 0, got \(-1, -1\)"),
+    Wrong({"padding": 2**31}, ValueError, r"padding: expected at most 2147483647, got \(2147483648, 2147"),
     Wrong({"padding": "same"}, TypeError, r"padding: expected an int or a pair of ints, got 'same'"),
     Wrong({"dilation": (0, 1)}, ValueError, r"dilation: expected at least 1, got \(0, 1\)"),
     Wrong({"dilation": 3}, ValueError, r"x: expected an image that the kernel fits into, .* 7 x 4"),
@@ -252,6 +254,9 @@ UNSAFE = {
         (X, WEIGHT, BIAS, *GOOD_PAIRS, -2, False),
         (X, WEIGHT, BIAS, [1], [0, 0], [1, 1], 2, False),
         (X, WEIGHT, BIAS, [1, 1], [0, 0], [1, 0], 2, False),
+        (X, WEIGHT, BIAS, [1, 2**62], [0, 0], [1, 1], 2, False),
+        (X, WEIGHT, BIAS, [1, 1], [0, 0], [2**63 - 1, 1], 2, False),  # times two taps: -2
+        (X, WEIGHT, BIAS, [1, 1], [2**62, 2**62], [2**62, 2**62], 2, False),
     ],
     "conv2d_pack": [(WEIGHT, 3), (WEIGHT, 0), (WEIGHT[0], 1), (WEIGHT.int(), 1)],
     "conv2d_packed": [
@@ -265,6 +270,8 @@ UNSAFE = {
     "column_sparse_conv2d": [
         (X, SPARSE, COLUMNS, BIAS, [3], *GOOD_PAIRS, 2),
         (X, SPARSE, COLUMNS, BIAS, [0, 2], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS, BIAS, [2**32, 2**32], *GOOD_PAIRS, 2),
+        (X, SPARSE, COLUMNS, BIAS, [3, 2], [2**62, 1], [0, 0], [1, 1], 2),
         (X, SPARSE[:, :4], COLUMNS, BIAS, [3, 2], *GOOD_PAIRS, 2),
         (X, SPARSE, COLUMNS[0], BIAS, [3, 2], *GOOD_PAIRS, 2),
         (X, SPARSE, COLUMNS.long(), BIAS, [3, 2], *GOOD_PAIRS, 2),
@@ -304,6 +311,7 @@ UNSAFE = {
         (X, WEIGHT, MASK[0], BIAS, *GOOD_PAIRS, 2, True),
         (X, WEIGHT, MASK.float(), BIAS, *GOOD_PAIRS, 2, True),
         (X, WEIGHT, MASK.expand(3, 3, 6), BIAS, *GOOD_PAIRS, 2, True),
+        (X, WEIGHT, MASK[:1, :1], BIAS, [2**62, 2**62], [0, 0], [1, 1], 2, True),
     ],
     "perforated_conv2d_backward": [
         (X, X, WEIGHT, MASK, *GOOD_PAIRS, 2, True, [True, True, True]),

@@ -133,6 +133,16 @@ def require_gradient(argument: Any) -> Any:
     return argument.clone().requires_grad_() if real else argument
 
 
+@pytest.mark.parametrize("name", REGISTERED)
+def test_tensors_on_several_devices_are_refused(name: str) -> None:
+    given = arguments(name, CASES[0], torch.contiguous_format)
+    tensors = [i for i, argument in enumerate(given) if isinstance(argument, torch.Tensor)]
+    for i in tensors if len(tensors) > 1 else ():
+        mixed = [argument.to("meta") if i == j else argument for j, argument in enumerate(given)]
+        with pytest.raises((ValueError, RuntimeError), match=r"device|expected a tensor on"):
+            getattr(torch.ops.cnnkern, name)(*mixed)
+
+
 COMPUTING = [f"{name}{form}" for name in DIFFERENTIABLE if name != "im2col" for form in ("", "_packed")]
 
 

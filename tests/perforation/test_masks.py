@@ -106,8 +106,19 @@ def test_rates_and_sizes_that_cannot_be_are_refused(make: Callable[..., Tensor])
             make((5, 5), rate)
     with pytest.raises(ValueError, match=r"size: expected at least 1 x 1, got \(0, 5\)"):
         make((0, 5), 0.5)
+    with pytest.raises(TypeError, match=r"size: expected a pair of ints \(oH, oW\), got 5"):
+        make(5, 0.5)
+    with pytest.raises(TypeError, match="rate: expected a number, got 'half'"):
+        make((5, 5), "half")
 
 
-def test_a_window_that_does_not_fit_is_refused() -> None:
+def test_without_a_rate_what_no_window_reads_is_dropped() -> None:
+    mask = perforation.pooling_structure((5, 6), None, kernel_size=(1, 2), stride=(2, 4))
+    assert torch.equal(mask, torch.tensor([[1, 1, 0, 0, 1, 1], [0] * 6] * 3)[:5].bool())
+
+
+def test_a_pooling_layer_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel_size: expected a window that fits into 5 positions, got 7"):
         perforation.pooling_structure((5, 9), 0.5, 7)
+    with pytest.raises(ValueError, match="expected those of a pooling layer, got 2, 0, 0, 1"):
+        perforation.pooling_structure((5, 9), 0.5, 2, stride=0)

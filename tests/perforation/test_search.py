@@ -61,6 +61,27 @@ def test_what_saves_no_time_is_not_taken() -> None:
     assert choice.rates == {"0": 0.75, "2": 0.0}
 
 
+def test_a_rate_that_saves_no_time_is_passed_over() -> None:
+    choice = choose(measure=lambda model: 3 - (rate_of(model[0]) > 0.6), speedup=1.2)
+    assert [(step.layer, step.rate) for step in choice.steps] == [("0", 0.75)]
+
+
+def test_what_was_taken_is_measured_anew() -> None:
+    measured: list[nn.Module] = []
+
+    def measure(model: nn.Module) -> float:
+        """A tenth of a second too short, where a network comes for the first time."""
+        measured.append(model)
+        return seconds(model) - (sum(each is model for each in measured) == 1) / 10
+
+    choice = choose(measure=measure, max_loss=10.0)
+    rates = {"0": 0.0, "2": 0.0}
+    for step in choice.steps:
+        rates[step.layer] = step.rate
+        assert step.seconds == pytest.approx(3 - rates["0"] - 2 * rates["2"])
+    assert rates == {"0": 0.75, "2": 0.75}
+
+
 def test_the_model_is_not_changed_and_the_rest_is_copied() -> None:
     model = network().train()
     choice = perforation.choose_rates(
@@ -90,6 +111,12 @@ def test_a_call_is_measured() -> None:
 def test_a_search_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         perforation.choose_rates(network(), masks=masks, evaluate=loss, measure=seconds, **arguments)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(8, 8), [[True]]], ids=["dtype", "list"])
+def test_a_mask_of_something_else_is_refused(mask: Any) -> None:
+    with pytest.raises(TypeError, match=r"masks: expected a tensor of torch.bool for '0', got"):
+        perforation.convert(network(), {"0": mask})
 
 
 def test_a_mask_that_keeps_all_leaves_its_layer() -> None:

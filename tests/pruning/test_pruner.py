@@ -130,6 +130,8 @@ def test_any_criterion_will_do() -> None:
     assert masks["0"].nonzero()[:, 1].tolist() == list(range(18, 27))
     with pytest.raises(ValueError, match=r"scores \(2, 36\) for '3', got \(1, 27\)"):
         pruning.prune(network(), 0.5, criterion=lambda *_: {"3": torch.zeros(1, 27)}, layers=["3"])
+    with pytest.raises(ValueError, match=r"scores \(2, 36\) for '3', got None"):
+        pruning.prune(network(), 0.5, criterion=lambda *_: {}, layers=["3"])
 
 
 def test_masks_go_from_one_pruner_to_another() -> None:

@@ -88,6 +88,15 @@ def test_scoring_leaves_the_model_as_it_is() -> None:
         assert torch.equal(scores, first[name])  # dropout took no part
 
 
+def test_frozen_weights_are_scored_and_stay_frozen() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    expected = pruning.taylor(loss, [torch.ones(1, 2, 5, 5)])(model)
+    model[0].requires_grad_(False)
+    scores = pruning.taylor(loss, [torch.ones(1, 2, 5, 5)])(model)
+    assert torch.equal(scores["0"], expected["0"])
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]
+
+
 def test_what_cannot_be_scored_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
     with pytest.raises(ValueError, match="got '1', which is ReLU"):
@@ -100,5 +109,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         pruning.l2(nn.ReLU())
     with pytest.raises(ValueError, match="batches: expected at least one"):
         pruning.taylor(loss, [])(model)
+    with pytest.raises(ValueError, match="the loss does not depend on '0'"):
+        pruning.fisher(lambda model, batch: batch.sum().requires_grad_(), [torch.ones(1)])(model)
     with pytest.raises(ValueError, match="'0' is computed from others"):
         pruning.l2(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3))))

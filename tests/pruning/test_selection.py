@@ -77,6 +77,11 @@ def test_a_budget_that_cannot_be_is_refused(
         strongest(SCORES, density, scope)
 
 
+def test_a_budget_that_is_no_number_is_refused() -> None:
+    with pytest.raises(TypeError, match="density: expected a number, got 'half'"):
+        strongest(SCORES, "half")
+
+
 def test_scores_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN among those of 'a'"):
         strongest({"a": torch.tensor([[1.0, math.nan]])}, 0.5)

@@ -52,6 +52,11 @@ def test_other_ranges_are_refused(low: float, high: float) -> None:
         Affine.from_range(low, high)
 
 
+def test_a_range_beyond_float32_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a range that float32 can hold"):
+        Affine.from_range(0.0, 1e300)
+
+
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match=r"expected torch\.uint8 or torch\.int8, got torch\.int32"):
         Affine.from_range(0.0, 1.0, torch.int32)

@@ -1,10 +1,17 @@
-"""CP and column-sparse layers are quantized like the convolutions that they took the place of."""
+"""Our own layers are quantized like the convolutions that they took the place of."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnkern import ColumnSparseConv2d, CPConv2d, Int8ColumnSparseConv2d, Int8CPConv2d, quantization
+from cnnkern import (
+    ColumnSparseConv2d,
+    CPConv2d,
+    Im2colConv2d,
+    Int8ColumnSparseConv2d,
+    Int8CPConv2d,
+    quantization,
+)
 
 
 class Untraceable(nn.Sequential):
@@ -15,13 +22,13 @@ class Untraceable(nn.Sequential):
 
 
 def network(kind: type[nn.Sequential] = nn.Sequential) -> nn.Sequential:
-    """Four convolutions, the middle ones compressed, with batch norms that are not those of a start."""
+    """Four convolutions, three of them of our own, with batch norms that are not those of a start."""
     sparse = ColumnSparseConv2d(
         12, 16, 3, padding=1, groups=2, columns=torch.arange(54).view(1, -1)[:, ::2].repeat(2, 1)
     )
     model = kind(
-        nn.Conv2d(3, 8, 3),
-        nn.ReLU(),
+        Im2colConv2d(3, 8, 3, padding=1, padding_mode="reflect"),
+        nn.BatchNorm2d(8),
         CPConv2d(8, 12, 3, stride=2, padding=1, rank=20, bias=False),
         nn.BatchNorm2d(12),
         nn.ReLU(),
@@ -48,7 +55,7 @@ def test_they_become_int8_layers_that_pass_integers_on(dtype: torch.dtype) -> No
     quantized, report = quantization.quantize(model, [X], dtype=dtype)
     name = str(dtype).removeprefix("torch.")
     assert not report.floats
-    assert [row.kind for row in report.layers] == ["Conv2d", "CPConv2d", "ColumnSparseConv2d", "Conv2d"]
+    assert [row.kind for row in report.layers] == ["Im2colConv2d", "CPConv2d", "ColumnSparseConv2d", "Conv2d"]
     assert all((row.input, row.output) == (name, name) for row in report.layers[:3])
     assert isinstance(quantized.get_submodule("2"), Int8CPConv2d)
     assert isinstance(quantized.get_submodule("5"), Int8ColumnSparseConv2d)

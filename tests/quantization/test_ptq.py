@@ -4,12 +4,14 @@ import copy
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+import cnnkern
 from cnnkern import quantization
 from cnnkern.quantization import LeastSquares, MinMax, Observer, Percentile
 from tests.quantization.networks import NETWORKS, Residual, trained
@@ -60,6 +62,16 @@ def test_an_int8_model_can_be_copied_in_inference_mode() -> None:
         assert torch.equal(copied(x.contiguous(memory_format=torch.channels_last)), expected)
 
 
+@pytest.mark.parametrize("make", NETWORKS)
+def test_it_is_kept_in_a_file(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    network, x = trained(make)
+    model, other = (quantization.quantize(network, [each]).model for each in (x, torch.zeros_like(x[:1])))
+    cnnkern.save(model, tmp_path / "int8.safetensors")
+    loaded = cnnkern.load(tmp_path / "int8.safetensors", other)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+
+
 def test_the_report_can_be_read() -> None:
     network, x = trained(Residual)
     _, report = quantization.quantize(network, [x], keep=["head"])
@@ -106,6 +118,13 @@ def test_the_int8_model_is_a_quarter_of_the_size() -> None:
 def test_no_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="calibration_batches: expected at least one, got none"):
         quantization.quantize(nn.Linear(3, 4), [])
+
+
+def test_other_models_and_batches_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"model: expected a .*Module, got str"):
+        quantization.quantize("model.pt", [torch.randn(2, 3)])
+    with pytest.raises(TypeError, match=r"calibration_batches: expected batches, .* got a tensor"):
+        quantization.quantize(nn.Linear(3, 4), torch.randn(2, 3))
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

@@ -1,6 +1,8 @@
 """Quantization-aware training: batch norms, ranges, and what training brings."""
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +114,38 @@ def test_a_prepared_model_can_be_copied_and_loaded() -> None:
         assert torch.equal(copied.eval()(x), expected)
         assert torch.equal(other.eval()(x), expected)
     assert copied.layers()["head"].inputs[0] in copied.quantizers.values()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("ranges", ["learned", "observed"])
+@pytest.mark.usefixtures("alone")
+def test_it_is_trained_by_several_processes(ranges: str) -> None:
+    """Each step waits for the gradient of every parameter that had one at the start."""
+    network, x = trained(Residual)
+    prepared = quantization.prepare(network, [x], ranges=ranges)
+    distributed, targets = nn.parallel.DistributedDataParallel(prepared), torch.randn(len(x), 5)
+    steps(distributed, x, targets, 2)
+    prepared.freeze_batch_norm()
+    prepared.hold_ranges()
+    steps(distributed, x, targets, 2)
+
+
+def test_it_is_trained_and_asked_under_autocast() -> None:
+    network, x = trained(Residual)
+    prepared = quantization.prepare(network, [x])
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = steps(prepared, x, torch.randn(len(x), 5), 3)
+        prepared.eval()
+        with torch.no_grad():
+            assert torch.equal(prepared(x), prepared.convert().model(x))
+    assert losses[-1] < losses[0]
 
 
 def test_other_ranges_are_refused() -> None:

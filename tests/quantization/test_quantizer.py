@@ -47,6 +47,37 @@ def test_the_gradient_of_a_learned_scale_is_that_of_lsq() -> None:
     torch.testing.assert_close(quantizer.log_scale.grad, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_half_precision_activations_lose_nothing_in_it() -> None:
+    """What autocast gives: the rounding's remainders are smaller than a step of bfloat16."""
+    x, gradient = 2 * torch.randn(4, 500, dtype=torch.bfloat16), torch.randn(4, 500)
+    gradients = []
+    for each in (x, x.float()):
+        quantizer = simulating(-1.0, 2.0)
+        quantizer.learn()
+        quantizer(each).backward(gradient)
+        gradients.append(quantizer.log_scale.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_scale_that_was_learned_stays_whatever_the_optimizer_does() -> None:
+    quantizer = simulating(-1.0, 2.0)
+    quantizer.learn()
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    for step in range(4):
+        if step == 2:
+            quantizer.hold()
+            grid = quantizer.grid()
+        optimizer.zero_grad(set_to_none=False)
+        quantizer(torch.randn(100)).square().sum().backward()
+        optimizer.step()
+    assert quantizer.log_scale.grad == 0
+    assert quantizer.grid() == grid
+    other = simulating(-1.0, 1.0)
+    other.learn()
+    other.load_state_dict(quantizer.state_dict())
+    assert other.grid() == grid
+
+
 def test_a_learned_scale_finds_the_range() -> None:
     quantizer = simulating(-0.1, 0.1)
     quantizer.learn()
@@ -62,6 +93,7 @@ def test_a_learned_scale_finds_the_range() -> None:
 
 def test_a_scale_stays_positive_whatever_the_optimizer_does() -> None:
     quantizer = simulating(-1.0, 1.0)
+    quantizer.learn()
     with torch.no_grad():
         quantizer.log_scale.fill_(-1e4)
     x = torch.randn(10, requires_grad=True)
@@ -90,6 +122,7 @@ def test_a_ceiling_is_not_exceeded() -> None:
     quantizer = Quantizer(MinMax(), ceiling=6.0)
     quantizer.set_range(0.0, 100.0)
     assert quantizer.grid().high == pytest.approx(6)
+    quantizer.learn()
     with torch.no_grad():
         quantizer.log_scale.add_(3)
     assert quantizer.grid().high == pytest.approx(6)

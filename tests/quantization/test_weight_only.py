@@ -42,6 +42,16 @@ def test_the_state_dict_is_a_quarter_and_can_be_loaded() -> None:
     assert [name for name, _ in small.named_parameters()] == ["0.bias", "2.bias"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_weights_have_the_type_of_the_model(dtype: torch.dtype) -> None:
+    network, x = trained(Mobile)
+    small = quantization.quantize_weights(network).to(dtype)
+    with torch.no_grad():
+        y, expected = small(x.to(dtype)), network.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    assert (y - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_the_model_is_not_changed_and_layers_can_be_kept() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
     small = quantization.quantize_weights(network, keep=["1"])

@@ -1,0 +1,101 @@
+"""What int8 layers save in the model's own run, alone and by handing integers on to each other.
+
+What stands between them changes with them: ReLUs that they do, and poolings of a quarter of the bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from cnnkern.compression.candidates import Candidate, too_slow
+from cnnkern.compression.linking import link, links, rectify
+from cnnkern.compression.planner import Bond
+from cnnkern.compression.running import timed_together
+from cnnkern.compression.search import Layer
+
+
+@dataclass
+class Savings:
+    """Seconds that the int8 candidates of layers save, by the layers' names: each alone, and groups of them
+    beyond that."""
+
+    alone: dict[str, float]
+    together: list[tuple[set[str], float]]
+
+
+def measure_savings(
+    model: nn.Module, layers: Sequence[Layer], example: Any, seconds: float, *, hides_progress: bool
+) -> Savings:
+    """What the int8 candidates of these layers save in the model's own run; no groups that save nothing.
+
+    Args:
+        model: in which the layers' places are; it is not changed. example: what is timed.
+        seconds: of timing for each comparison.
+    """
+    everything = _with(model, layers, _int8_candidates(layers))
+    names = {module: name for name, module in everything.named_modules()}
+    groups = [tuple({names[each] for each in side} for side in group) for group in links(everything)]
+    alone, together = {}, []
+    comparisons = len(_int8_candidates(layers)) + len(groups)
+    with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
+        for name in _int8_candidates(layers):
+            replaced = rectify(_with(model, layers, {name}))
+            before, after = timed_together([model, replaced], example, seconds)
+            alone[name] = before - after
+            bar.update()
+        for writers, readers in groups:
+            apart, joined = (_with(model, layers, writers | readers) for _ in range(2))
+            before, after = timed_together([rectify(apart), link(joined)], example, seconds)
+            if after < before:
+                together.append((writers | readers, before - after))
+            bar.update()
+    return Savings(alone, together)
+
+
+def take_savings(layers: Sequence[Layer], savings: Savings) -> list[Bond]:
+    """Give the int8 candidates what they save alone, and return what they save together.
+
+    Those that are no faster alone, and are in no group, get their verdict.
+    """
+    int8 = _int8_candidates(layers)
+    for layer in layers:
+        name = layer.place.name
+        if name in int8:
+            int8[name].in_network = layer.in_network - savings.alone[name]
+            slow = too_slow(int8[name].in_network, layer.in_network)
+            if slow and not any(name in members for members, _ in savings.together):
+                int8[name].verdict, int8[name].layer, int8[name].loss = slow, None, None
+    return [
+        Bond(
+            {
+                index: 1 + layer.usable.index(int8[layer.place.name])
+                for index, layer in enumerate(layers)
+                if layer.place.name in members
+            },
+            gained,
+        )
+        for members, gained in savings.together
+    ]
+
+
+def _int8_candidates(layers: Sequence[Layer]) -> dict[str, Candidate]:
+    """By the names of their places."""
+    return {layer.place.name: each for layer in layers for each in layer.usable if each.joined_seconds}
+
+
+def _with(model: nn.Module, layers: Sequence[Layer], names: Collection[str]) -> nn.Module:
+    """A copy of the model that shares its tensors, with int8 candidates in the places of these names."""
+    int8 = _int8_candidates(layers)
+    memo = {
+        id(layer.place.conv): copy.deepcopy(int8[layer.place.name].layer)
+        for layer in layers
+        if layer.place.name in names
+    }
+    memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
