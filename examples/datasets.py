@@ -7,11 +7,7 @@ is there, else a copy unpacked into the user's cache, which needs no root. ``dat
 import gzip
 import math
 import os
-import shutil
 import struct
-import subprocess
-import sys
-import tempfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.debian import package_folder
 from examples.files import Unavailable, cache_directory
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
@@ -47,7 +44,10 @@ _IDX_UNSIGNED_BYTE = 0x08
 
 
 class Split(NamedTuple):
-    """Images, float32 (N, 1, 28, 28), normalized by MEAN and STD, and their labels, int64 (N)."""
+    """Images, float32 (N, 1, H, W), and their labels, int64 (N).
+
+    Those of Fashion-MNIST are 28x28 and normalized by MEAN and STD.
+    """
 
     images: Tensor
     labels: Tensor
@@ -127,74 +127,13 @@ def _missing(folder: Path) -> list[str]:
 def _debian_copy() -> Path:
     """The installed package's folder, or the cached one, which is filled first if need be."""
     cached = cache_directory() / "fashion-mnist"
-    for folder in (INSTALLED, cached):
-        if not _missing(folder):
-            return folder
-    reason = _no_apt()
-    if reason is None:
-        print(
-            f"fetching Fashion-MNIST (Debian package {DEBIAN_PACKAGE}, 31 MB) into {cached}", file=sys.stderr
-        )
-        reason = _unpack_package(cached)
-    if reason is None:
-        return cached
-    raise Unavailable(
-        f"Fashion-MNIST is not at hand: {reason}\n"
-        f"Either install the Debian package {DEBIAN_PACKAGE}, or give a folder of your own with --data DIR:\n"
-        + "\n".join(f"  {name}.gz" for pair in FILES.values() for name in pair)
-        + "\nas published at https://github.com/zalandoresearch/fashion-mnist"
-    )
-
-
-def _no_apt() -> str | None:
-    absent = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-    return f"{' and '.join(absent)} not found, which fetch and unpack the Debian package." if absent else None
-
-
-def _unpack_package(target: Path) -> str | None:
-    """Downloads and unpacks the package; ``target`` appears complete or not at all. The failure, if any."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fashion-mnist-", dir=target.parent) as scratch:
-        work = Path(scratch)
-        failure = _apt_get(work, ["download", DEBIAN_PACKAGE])
-        if failure is not None:
-            # No package lists yet, or old ones. A private copy of the lists needs no root.
-            (work / "lists" / "partial").mkdir(parents=True)
-            (work / "cache" / "archives" / "partial").mkdir(parents=True)
-            private = ["-o", f"Dir::State::lists={work}/lists", "-o", f"Dir::Cache={work}/cache",
-                       "-o", "Debug::NoLocking=1"]  # fmt: skip
-            failure = _apt_get(work, [*private, "update"]) or _apt_get(
-                work, [*private, "download", DEBIAN_PACKAGE]
-            )
-        if failure is not None:
-            return failure
-        package = next(work.glob(f"{DEBIAN_PACKAGE}_*.deb"))
-        failure = _run(["dpkg-deb", "-x", str(package), str(work / "root")], work)
-        if failure is not None:
-            return failure
-        unpacked = work / "root" / INSTALLED.relative_to("/")
-        missing = _missing(unpacked)
-        if missing:
-            return f"the package has no {', '.join(missing)}"
-        if target.exists():
-            # An incomplete folder left by hand or by an older version.
-            target.rename(work / "replaced")
-        unpacked.rename(target)
-    return None
-
-
-def _apt_get(work: Path, arguments: list[str]) -> str | None:
-    return _run(["apt-get", "-q", *arguments], work)
-
-
-def _run(command: list[str], folder: Path) -> str | None:
-    """Runs ``command`` in ``folder``; None if it succeeded, else one line that says how it failed."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{command[0]}: {error}"
-    if done.returncode == 0:
-        return None
-    lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
-    reason = next((line for line in lines if line.startswith("E:")), lines[-1])
-    return f"{command[0]} failed: {reason}"
+        return package_folder(DEBIAN_PACKAGE, INSTALLED, cached, _missing, "Fashion-MNIST, 31 MB")
+    except Unavailable as reason:
+        raise Unavailable(
+            f"Fashion-MNIST is not at hand: {reason}\n"
+            f"Either install the Debian package {DEBIAN_PACKAGE}, "
+            "or give a folder of your own with --data DIR:\n"
+            + "\n".join(f"  {name}.gz" for pair in FILES.values() for name in pair)
+            + "\nas published at https://github.com/zalandoresearch/fashion-mnist"
+        ) from None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnnkern import CPConv2d
 from cnnkern.compression.finetuning import FACTORS, factor_rates
 from examples.datasets import Split
-from examples.training import BATCH_SIZE, PEAK_LEARNING_RATE, train_one_cycle
+from examples.training import BATCH_SIZE, PEAK_LEARNING_RATE, Augmentation, augment, train_one_cycle
 
 
 def finetune(
@@ -26,6 +26,7 @@ def finetune(
     alternate: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    augmentation: Augmentation = augment,
     objective: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     description: str | None = "fine-tuning",
     after_step: Callable[[], None] | None = None,
@@ -35,7 +36,8 @@ def finetune(
     ``fixed`` names submodules whose parameters stay as they are. ``scaled`` gives each CP factor the learning
     rate that ``factor_rates`` says, else that of everything else. With ``alternate``, each CP layer trains
     one factor at a time, the next one after that many steps, beside the rest of the network.
-    ``objective`` is `train`'s, such as a `cnnkern.distillation.Distillation` from the dense network.
+    ``augmentation`` and ``objective`` are `train`'s, the latter such as a
+    `cnnkern.distillation.Distillation` from the dense network.
     ``after_step`` is called once per step.
     """
     modules = dict(network.named_modules())
@@ -68,6 +70,7 @@ def finetune(
             groups=groups,
             batch_size=batch_size,
             seed=seed,
+            augmentation=augmentation,
             objective=objective,
             description=description,
             before_step=take_turns if alternate else None,

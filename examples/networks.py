@@ -1,7 +1,8 @@
-"""The networks of the examples: three for Fashion-MNIST, the first of which all experiments share, and
-SqueezeNet 1.1."""
+"""The networks of the examples: three for Fashion-MNIST, the first of which most experiments share, CharNet
+and SqueezeNet 1.1."""
 
 from collections import OrderedDict
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -85,6 +86,46 @@ def lenet() -> nn.Sequential:
     layers["linear1"] = nn.Linear(50 * 4 * 4, 500)
     layers["relu"] = nn.ReLU(inplace=True)
     layers["linear2"] = nn.Linear(500, 10)
+    return nn.Sequential(layers)
+
+
+class Maxout(nn.Module):
+    """The largest of ``pieces`` channels (Goodfellow et al. 2013): (N, K, H, W) to (N, K / pieces, H, W).
+
+    Output k is made of the channels k, k + K / pieces, ...: whole blocks of the map in either layout.
+    """
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reduce(torch.maximum, x.chunk(self.pieces, dim=1))
+
+    def extra_repr(self) -> str:
+        return f"pieces={self.pieces}"
+
+
+def charnet(shrink: int = 1) -> nn.Sequential:
+    """CharNet (Jaderberg, Vedaldi, Zisserman 2014): four convolutions without padding, a maxout after each;
+    untrained.
+
+    They are ``conv1`` (9x9, 1->96), ``conv2`` (9x9, 48->128), ``conv3`` (8x8, 64->512) and ``conv4`` (1x1,
+    128->144), the maxouts over 2, 2, 4 and 4 channels. ``shrink`` divides the channels of the first three.
+    Input (N, 1, 24, 24) of mean 0 and deviation 1, output logits (N, 36).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = 1
+    table = ((96 // shrink, 9, 2), (128 // shrink, 9, 2), (512 // shrink, 8, 4), (144, 1, 4))
+    for index, (outputs, size, pieces) in enumerate(table, start=1):
+        conv = nn.Conv2d(inputs, outputs, size)
+        # Maxout keeps the second moment, of pairs at least: no factor of two as with ReLU.
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+        nn.init.zeros_(conv.bias)
+        layers[f"conv{index}"] = conv
+        layers[f"maxout{index}"] = Maxout(pieces)
+        inputs = outputs // pieces
+    layers["flatten"] = nn.Flatten()
     return nn.Sequential(layers)
 
 

@@ -19,6 +19,9 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.05
 
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""New images of a batch's, with random numbers from the generator."""
+
 Batch = tuple[Tensor, Any]
 """Images, and what their scores are compared with: labels, or whatever an objective expects."""
 
@@ -109,6 +112,7 @@ def train(
     steps: int,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    augmentation: Augmentation = augment,
     description: str | None = "training",
     after_step: Callable[[], None] | None = None,
     after_epoch: Callable[[int], str] | None = None,
@@ -129,7 +133,7 @@ def train(
             tqdm.write(f"{description}: epoch {epoch}, {after_epoch(epoch)}")
             network.train()
 
-    batches = augmented(split, batch_size, torch.Generator().manual_seed(seed))
+    batches = augmented(split, batch_size, torch.Generator().manual_seed(seed), augmentation)
     return train_on(
         network,
         batches,
@@ -141,11 +145,13 @@ def train(
     )
 
 
-def augmented(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+def augmented(
+    split: Split, batch_size: int, generator: torch.Generator, augmentation: Augmentation = augment
+) -> Iterator[Batch]:
     """Batches of augmented images and their labels without end, each pass over ``split`` in a new order."""
     while True:
         for chosen in torch.randperm(len(split.labels), generator=generator).split(batch_size):
-            yield augment(split.images[chosen], generator), split.labels[chosen]
+            yield augmentation(split.images[chosen], generator), split.labels[chosen]
 
 
 def train_on(

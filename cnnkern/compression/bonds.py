@@ -90,7 +90,7 @@ def take_savings(layers: Sequence[Layer], savings: Savings) -> list[Bond]:
 
 def _int8_candidates(layers: Sequence[Layer]) -> dict[str, Candidate]:
     """By the names of their places."""
-    return {layer.place.name: each for layer in layers for each in layer.usable if each.joined_seconds}
+    return {layer.place.name: each for layer in layers for each in layer.usable if each.joins}
 
 
 def _with(model: nn.Module, layers: Sequence[Layer], names: Collection[str]) -> nn.Module:

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import Place
-from cnnkern.compression.int8 import between_integers
 from cnnkern.compression.methods import Strength, forms, method_named
 from cnnkern.compression.refit import refit, relative_error
 from cnnkern.compression.timing import Turn, interleave
-from cnnkern.nn import Int8Conv2d
 
 MARGIN = 0.05  # how much less time than the layer's own a candidate has to take
 
@@ -25,7 +23,6 @@ class Candidate:
 
     Attributes:
         seconds: measured in the layer's place, on its input.
-        joined_seconds: the same between layers that it exchanges integers with; None for what has none.
         in_network: what it takes in the model's own run; None if that was not measured.
         error: ‖candidate(x) − y‖ / ‖y‖ on the calibration's activations, after the refit; None if not fitted.
         loss: of the network with this layer alone replaced, above that of the original; None if not measured.
@@ -36,22 +33,22 @@ class Candidate:
     strength: Strength
     form: str
     seconds: float
-    joined_seconds: float | None = None
     in_network: float | None = None
     layer: nn.Module | None = None
     error: float | None = None
     loss: float | None = None
     verdict: str = ""
 
-    @property
-    def least_seconds(self) -> float:
-        """Those in the best surroundings."""
-        return min(self.seconds, self.joined_seconds or self.seconds)
+    def take_time(self, seconds: float, own: float) -> None:
+        """Its time, and a verdict where that is not less than the convolution's `own`."""
+        self.seconds = seconds
+        if not self.joins:
+            self.verdict = too_slow(seconds, own)
 
-    def take_time(self, seconds: tuple[float, float | None], own: float) -> None:
-        """Both times, and a verdict where neither is less than the convolution's `own`."""
-        self.seconds, self.joined_seconds = seconds
-        self.verdict = too_slow(self.least_seconds, own)
+    @property
+    def joins(self) -> bool:
+        """Whether it may be faster beside others of its kind, and is to be judged together with them."""
+        return self.method == "int8"
 
     @property
     def title(self) -> str:
@@ -80,8 +77,8 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
     own, times = times_beside_own(place, [layer for *_, layer in entered], seconds)
     strides = conv(x).stride()
     best: dict[tuple[str, Strength], Candidate] = {}
-    for (name, strength, form, layer), (alone, joined) in zip(entered, times, strict=True):
-        candidate = Candidate(name, strength, form, alone, joined)
+    for (name, strength, form, layer), time in zip(entered, times, strict=True):
+        candidate = Candidate(name, strength, form, time)
         if layer(x).stride() != strides:  # such as where weights alone are in channels_last format
             candidate.verdict = (
                 "its output is in another memory format, which the layers behind do not expect"
@@ -91,23 +88,17 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
             best[name, strength] = candidate
     for candidate in best.values():
         if not candidate.verdict:
-            candidate.verdict = too_slow(candidate.least_seconds, own)
+            candidate.take_time(candidate.seconds, own)
     return own, list(best.values())
 
 
 @torch.no_grad()
-def times_beside_own(
-    place: Place, layers: Sequence[nn.Module], seconds: float
-) -> tuple[float, list[tuple[float, float | None]]]:
-    """Seconds of the convolution itself, and of layers in its place, in turns: alone, and of those that can
-    exchange integers with others where they do."""
+def times_beside_own(place: Place, layers: Sequence[nn.Module], seconds: float) -> tuple[float, list[float]]:
+    """Seconds of the convolution itself, and of layers in its place, in turns."""
     x = place.x
-    entered = [(layer, x) for layer in (place.conv, *layers)]
-    joined = {layer: between_integers(layer, x) for layer in layers if type(layer) is Int8Conv2d}
-    turns = [Turn(lambda layer=layer, x=x: layer(x)) for layer, x in (*entered, *joined.values())]
+    turns = [Turn(lambda layer=layer: layer(x)) for layer in (place.conv, *layers)]
     own, *times = (timing.median for timing in interleave(turns, seconds=seconds)[0])
-    inner = dict(zip(joined, times[len(layers) :], strict=True))
-    return own, [(time, inner.get(layer)) for layer, time in zip(layers, times, strict=False)]
+    return own, times
 
 
 def too_slow(time: float, own: float) -> str:
@@ -127,13 +118,13 @@ def fitted(
 
 
 def drop_dominated(candidates: Sequence[Candidate]) -> None:
-    """A verdict for each candidate that another one beats in time and in error."""
+    """A verdict for each candidate that another one beats in time and in error, but for those that join."""
     alive = [candidate for candidate in candidates if candidate.layer is not None]
     for candidate in alive:
         for other in alive:
-            no_worse = other.seconds <= candidate.least_seconds and other.error <= candidate.error
-            better = other.seconds < candidate.least_seconds or other.error < candidate.error
-            if other is not candidate and no_worse and better:
+            no_worse = other.seconds <= candidate.seconds and other.error <= candidate.error
+            better = other.seconds < candidate.seconds or other.error < candidate.error
+            if no_worse and better and not candidate.joins:
                 candidate.verdict = f"slower and less exact than {other.title}"
                 break
     for candidate in alive:

@@ -29,16 +29,6 @@ def without_grid(conv: nn.Conv2d) -> Int8Conv2d:
 
 
 @torch.no_grad()
-def between_integers(layer: Int8Conv2d, x: Tensor) -> tuple[Int8Conv2d, Tensor]:
-    """The layer as fast as it is where it gets and gives integers, and its input (N, C, H, W) there."""
-    inner = copy.deepcopy(layer)
-    scale, zero_point, *_ = inner.numbers()
-    inner.out_scale = torch.tensor(scale, dtype=torch.float64)
-    inner.out_zero_point = torch.tensor(zero_point)
-    return inner, inner.integers(x)
-
-
-@torch.no_grad()
 def calibrated(layer: Int8Conv2d, pairs: Sequence[tuple[Tensor, Tensor]]) -> Int8Conv2d:
     """A copy with the grid of least squared error on the inputs (N, C, H, W), and with a bias that leaves no
     output channel another mean than that of the targets (N, K, oH, oW)."""

@@ -187,7 +187,9 @@ class _Graph:
         return self._kind(node) is Kind.RELU and ceiling_of(node, self.modules) is None
 
     def _pools(self, node: fx.Node) -> bool:
-        return self._kind(node) is Kind.MAX_POOL and node.op == "call_module" and _is_plain(self._module(node))
+        return (
+            self._kind(node) is Kind.MAX_POOL and node.op == "call_module" and _is_plain(self._module(node))
+        )
 
     def _passes(self, node: fx.Node) -> bool:
         """Whether an operation does the same with integers on a grid as with the real numbers."""

@@ -124,7 +124,7 @@ def _time_again(model: nn.Module, layers: Sequence[Layer], seconds: float, proce
     """Time those that are left once more: the fastest of many that were timed at once seems faster than it
     is, and plans are made with these times."""
 
-    def time_all() -> list[tuple[float, list[tuple[float, float | None]]]]:
+    def time_all() -> list[tuple[float, list[float]]]:
         with inference(model):
             return [
                 times_beside_own(layer.place, [each.layer for each in layer.alive], seconds)

@@ -35,7 +35,8 @@ def script(patch: Callable[[Any, str, Any], None]) -> None:
     """Have `patch`, such as setattr, give compression clocks that show what the arithmetic costs."""
 
     def of_layers(turns: Sequence[Any], *, seconds: float) -> tuple[list[Timing], None]:
-        return [Timing(arithmetic(*turn.run.__defaults__), 0.0, 1) for turn in turns], None
+        modules = [(turn.run.__defaults__[0], turn.run.__closure__[0].cell_contents) for turn in turns]
+        return [Timing(arithmetic(module, x), 0.0, 1) for module, x in modules], None
 
     def of_model(model: nn.Module, x: Any, *, seconds: float) -> SimpleNamespace:
         inspection = compressor.inspect_model(model, x)

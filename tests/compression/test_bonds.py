@@ -36,7 +36,7 @@ def searched() -> tuple[nn.Module, list[Layer]]:
                     4.0,
                     [
                         Candidate("column_sparse", 0.5, "", 3.0, layer=nn.Identity(), error=0.5, loss=0.5),
-                        Candidate("int8", None, "", 3.0, 2.0, layer=int8, error=0.1, loss=0.1),
+                        Candidate("int8", None, "", 3.0, layer=int8, error=0.1, loss=0.1),
                     ],
                     8.0,
                 )

@@ -96,7 +96,13 @@ def test_integers_pass_where_what_stands_between_keeps_their_order(between: Call
         (torch.relu, lambda first, left, right: torch.cat([first, left, right], dim=1)),
         (torch.relu, lambda first, left, right: left.mean() if left.sum() > 0 else right),
     ],
-    ids=["another operation", "an average", "a pooling with a hook", "another reader", "a model that cannot be traced"],
+    ids=[
+        "another operation",
+        "an average",
+        "a pooling with a hook",
+        "another reader",
+        "a model that cannot be traced",
+    ],
 )
 def test_elsewhere_they_stay_real(between: Callable, after: Callable | None):
     model = link(Net(between, after))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples import datasets
+from examples import datasets, debian
 from examples.datasets import MEAN, STD, Split, fashion_mnist, load_split, parse_idx, read_idx
 from examples.files import Unavailable
 
@@ -106,7 +106,7 @@ def nothing_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_no_apt_says_what_to_do(nothing_at_hand: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets.shutil, "which", lambda tool: None)
+    monkeypatch.setattr(debian.shutil, "which", lambda tool: None)
     with pytest.raises(
         Unavailable, match=r"(?s)apt-get and dpkg-deb not found.*--data DIR.*train-images-idx3-ubyte"
     ):
@@ -121,8 +121,8 @@ def test_failing_download_leaves_nothing(nothing_at_hand: Path, monkeypatch: pyt
         commands.append(command)
         return subprocess.CompletedProcess(command, 100, "", "W: old lists\nE: Unable to fetch\n")
 
-    monkeypatch.setattr(datasets.shutil, "which", lambda tool: f"/usr/bin/{tool}")
-    monkeypatch.setattr(datasets.subprocess, "run", fail)
+    monkeypatch.setattr(debian.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(debian.subprocess, "run", fail)
     with pytest.raises(Unavailable, match="apt-get failed: E: Unable to fetch"):
         fashion_mnist()
     # A second try with package lists of its own, for which it needs no root.
@@ -142,12 +142,12 @@ def test_package_is_unpacked_into_the_cache(
             small_data.rename(target)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(datasets.shutil, "which", lambda tool: f"/usr/bin/{tool}")
-    monkeypatch.setattr(datasets.subprocess, "run", pretend)
+    monkeypatch.setattr(debian.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(debian.subprocess, "run", pretend)
     (nothing_at_hand / "fashion-mnist").mkdir(parents=True)  # an incomplete one is replaced
     assert len(fashion_mnist()[1].labels) == 64
     assert [path.name for path in nothing_at_hand.iterdir()] == ["fashion-mnist"]
-    monkeypatch.setattr(datasets.subprocess, "run", None)
+    monkeypatch.setattr(debian.subprocess, "run", None)
     assert len(fashion_mnist()[1].labels) == 64
 
 

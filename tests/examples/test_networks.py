@@ -5,7 +5,15 @@ import torch
 from safetensors import safe_open
 
 from examples.datasets import Split
-from examples.networks import CHECKPOINT, SqueezeNet, depthwise_net, fashion_net, trained_fashion_net
+from examples.networks import (
+    CHECKPOINT,
+    Maxout,
+    SqueezeNet,
+    charnet,
+    depthwise_net,
+    fashion_net,
+    trained_fashion_net,
+)
 from examples.training import evaluate
 
 
@@ -24,6 +32,24 @@ def test_depthwise_net():
     assert network[:-3](torch.zeros(2, 1, 28, 28)).shape == (2, 256, 4, 4)
     depthwise = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1]
     assert [conv.groups == conv.in_channels for conv in depthwise] == [True] * 6
+
+
+def test_charnet():
+    network = charnet()
+    shapes = [tuple(module.weight.shape) for name, module in network.named_children() if "conv" in name]
+    assert shapes == [(96, 1, 9, 9), (128, 48, 9, 9), (512, 64, 8, 8), (144, 128, 1, 1)]
+    for layers, shape in ((2, (48, 16, 16)), (4, (64, 8, 8)), (6, (128, 1, 1)), (9, (36,))):
+        assert network[:layers](torch.zeros(2, 1, 24, 24)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_maxout_takes_the_largest_of_its_channels(pieces: int):
+    x = torch.randn(3, 8, 2, 5)
+    expected = x.unflatten(1, (pieces, 8 // pieces)).amax(1)
+    assert torch.equal(Maxout(pieces)(x), expected)
+    last = Maxout(pieces)(x.to(memory_format=torch.channels_last))
+    assert torch.equal(last, expected)
+    assert last.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_squeezenet():

@@ -67,7 +67,7 @@ def test_the_tables_of_pruning_and_perforation_are_those_of_the_runs():
 
 
 def quantization_rows() -> list[tuple[str, ...]]:
-    """Qualities in percent, times faster at each batch size, and the share of the bytes, as they are shown."""
+    """Qualities in percent, times faster at each batch size, share of the bytes, as they are shown."""
     outcomes = json.loads((RESULTS / "quantization.json").read_text(encoding="utf-8"))["outcomes"]
     rows = []
     for one in outcomes:
