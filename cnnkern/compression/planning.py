@@ -69,14 +69,14 @@ class Planner:
         self.own = sum(layer.in_network for layer in self.layers)
 
     def for_speedup(self, target: float) -> Built | None:
-        """The least loss at `target` times the speed; the fastest that was found, where none is so fast.
+        """The least loss at `target` times the speed; where none is so fast, about the fastest found.
 
         The time saved in the network is what the layers save alone and by their bonds, times a factor that
         each measurement corrects.
         """
         wanted, factor = max(0.0, self.folded - self.whole / target), 1.0
         for _ in range(MOST_ATTEMPTS):
-            plan = self.choices.least_loss(self.own - wanted / factor) or self.choices.least_seconds()
+            plan = self.choices.least_loss(self.own - wanted / factor) or self._about_fastest()
             if not self._build(plan, factor):
                 break
             attempt = self.tried[-1].attempt
@@ -88,7 +88,15 @@ class Planner:
         enough = [built for built in self.tried if built.attempt.speedup >= target]
         if enough:
             return min(enough, key=lambda built: built.attempt.loss)
-        return max(self.tried, key=lambda built: built.attempt.speedup, default=None)
+        most = max((built.attempt.speedup for built in self.tried), default=0.0)
+        near = [built for built in self.tried if built.attempt.speedup >= most * (1 - CLOSE)]
+        return min(near, key=lambda built: built.attempt.loss, default=None)
+
+    def _about_fastest(self) -> list[int]:
+        """The least loss at nearly the most speed, by the estimate: the last percents cost the most."""
+        fastest = self.choices.least_seconds()
+        seconds = self.choices.total(fastest).seconds
+        return self.choices.least_loss(seconds + CLOSE * (self.folded - self.own + seconds)) or fastest
 
     def for_loss(self, most: float) -> Built | None:
         """The fastest network that loses `most` more than the original at most; None where none does.
