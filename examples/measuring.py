@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.timing import Call, Contender, interleave
 from cnnkern import CPConv2d, reference
+from cnnkern.compression.running import in_format
 
 Name = TypeVar("Name", bound=Hashable)
 MIN_ROUNDS = 5
@@ -103,8 +104,7 @@ def layer_inputs(network: nn.Module, names: list[str], x: Tensor) -> dict[str, T
 def _layouts(module: nn.Module, x: Tensor) -> Iterator[Call]:
     """``module`` on contiguous and on channels_last maps, its 4-D weights in that format or left alone."""
     yield Call("contiguous", lambda: module(x))
-    # Not x.contiguous(...): with one channel that keeps strides which count as contiguous.
-    x_last = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+    x_last = in_format(x, torch.channels_last)
     # A copy made in inference mode could not keep packed weights.
     with torch.inference_mode(False):
         moved = copy.deepcopy(module).to(memory_format=torch.channels_last)

@@ -30,6 +30,7 @@ from bench.rivals.torch_network import TorchNetwork
 from bench.timing import thread_count
 from cnnkern.compression import Distill, Report
 from cnnkern.compression.losses import state_bytes
+from cnnkern.compression.running import in_format
 from examples.datasets import Split, fashion_mnist
 from examples.files import Unavailable
 from examples.imagenet import crops, photos, squeezenet
@@ -200,7 +201,7 @@ def fashion(settings: Settings) -> Subject:
         Split(training.images[part], training.labels[part])
         for part in (slice(HELD_OUT, None), slice(HELD_OUT))
     )
-    x = _channels_last(test.images[: settings.fashion_batch])
+    x = in_format(test.images[: settings.fashion_batch], torch.channels_last)
     judged = Split(test.images[: settings.test_images], test.labels[: settings.test_images])
     return Subject(
         "Fashion-MNIST",
@@ -238,7 +239,7 @@ def squeeze(settings: Settings) -> Subject:
         "SqueezeNet 1.1",
         "examples.networks:SqueezeNet",
         network,
-        _channels_last(test[: settings.squeezenet_batch]),
+        in_format(test[: settings.squeezenet_batch], torch.channels_last),
         list(calibration.split(CROP_BATCH)),
         lambda model: F.kl_div(
             _scores(model, calibration).log_softmax(dim=1), wanted, log_target=True, reduction="batchmean"
@@ -260,12 +261,7 @@ def _share(classify: Callable[[Tensor], Tensor], split: Split) -> float:
 @torch.inference_mode()
 def _scores(classify: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     chunk = CHUNK if images[0].numel() < 10_000 else CROP_BATCH
-    return torch.cat([classify(_channels_last(some)) for some in images.split(chunk)])
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """By strides too, which stay what they were where there is one channel."""
-    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+    return torch.cat([classify(in_format(some, torch.channels_last)) for some in images.split(chunk)])
 
 
 def _name(target: float) -> str:

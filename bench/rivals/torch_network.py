@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.rivals.process import RivalCall, RivalProcess
+from bench.rivals.torch_server import FORMATS
 
-LAYOUTS = ("contiguous", "channels_last")
+LAYOUTS = tuple(FORMATS)
 
 
 class TorchNetwork(RivalProcess):

@@ -6,7 +6,7 @@ What stands between them changes with them: ReLUs that they do, and poolings of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,8 @@ def measure_savings(
         model: in which the layers' places are; it is not changed. example: what is timed.
         seconds: of timing for each comparison.
     """
-    everything = _with(model, layers, _int8_candidates(layers))
+    int8 = _int8_candidates(layers)
+    everything = _with(model, layers, int8)
     names = {module: name for name, module in everything.named_modules()}
     groups = [tuple({names[each] for each in side} for side in group) for group in links(everything)]
     # the others change nothing around them, and are timed better where nothing else runs
@@ -47,15 +48,16 @@ def measure_savings(
     comparisons = len(rectified) + len(groups)
     with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
         for name in rectified:
-            replaced = rectify(_with(model, layers, {name}))
+            replaced = rectify(_with(model, layers, {name: int8[name]}))
             before, after = timed_together([model, replaced], example, seconds)
             alone[name] = before - after
             bar.update()
         for writers, readers in groups:
-            apart, joined = (_with(model, layers, writers | readers) for _ in range(2))
+            members = {name: int8[name] for name in writers | readers}
+            apart, joined = (_with(model, layers, members) for _ in range(2))
             before, after = timed_together([rectify(apart), link(joined)], example, seconds)
             if after < before:
-                together.append((writers | readers, before - after))
+                together.append((set(members), before - after))
             bar.update()
     return Savings(alone, together)
 
@@ -93,13 +95,12 @@ def _int8_candidates(layers: Sequence[Layer]) -> dict[str, Candidate]:
     return {layer.place.name: each for layer in layers for each in layer.usable if each.joins}
 
 
-def _with(model: nn.Module, layers: Sequence[Layer], names: Collection[str]) -> nn.Module:
-    """A copy of the model that shares its tensors, with int8 candidates in the places of these names."""
-    int8 = _int8_candidates(layers)
+def _with(model: nn.Module, layers: Sequence[Layer], int8: Mapping[str, Candidate]) -> nn.Module:
+    """A copy of the model that shares its tensors, with copies of these candidates in their places."""
     memo = {
         id(layer.place.conv): copy.deepcopy(int8[layer.place.name].layer)
         for layer in layers
-        if layer.place.name in names
+        if layer.place.name in int8
     }
     memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
