@@ -82,6 +82,9 @@ quantization.conversion.convert_with(
         CPConv2d: _Form(Int8CPConv2d.from_cp, CPConv2d.stock_outer, CPConv2d.stock_inner),
     }
 )
+quantization.conversion.compute_with(
+    quantization.conversion.Operations(quantize=ops.int8_quantize, add=ops.int8_add)
+)
 folding.NORMS.update(dict.fromkeys((Im2colConv2d, ColumnSparseConv2d, CPConv2d), torch.nn.BatchNorm2d))
 folding.OUTPUT_WEIGHTS[CPConv2d] = "factor_k"
 

@@ -1,13 +1,17 @@
-"""What is asked of any model: the one inside a wrapper, its convolutions by name, eval mode for a while."""
+"""What is asked of any model: the one inside a wrapper, its convolutions by name, eval mode for a while,
+whether its tensors are what they were."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
+
+# where it is kept, its name there, the parameter or buffer or None, its version counter
+Sources = tuple[tuple[dict[str, Tensor | None], str, Tensor | None, int], ...]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -48,3 +52,18 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def sources_of(kept: dict[str, Tensor | None], names: Sequence[str]) -> Sources:
+    """Those of `names` among a module's parameters or buffers, as they are now; none of them was made in
+    inference mode, which counts no versions."""
+    tensors = [(name, kept[name]) for name in names]
+    return tuple((kept, name, t, 0 if t is None else t._version) for name, t in tensors)
+
+
+def are_current(sources: Sources) -> bool:
+    """Whether they are still the same tensors, and nobody wrote to them."""
+    for kept, name, tensor, version in sources:
+        if kept.get(name) is not tensor or (tensor is not None and tensor._version != version):
+            return False
+    return True

@@ -5,29 +5,19 @@ rearranged once for the kernel and kept, and a call costs little more than the k
 gradient is asked for, and under `torch.compile` and `torch.export` it runs the plain form.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnkern.modules import Sources, are_current, sources_of
 from cnnkern.ops.arguments import IntPair, Pair, has_kernel, memory_format, pair
 from cnnkern.ops.dispatch import run_without_gradient
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 Margins = tuple[int, int, int, int]  # left, right, top, bottom, as F.pad takes them
-
-
-# where it is kept, its name there, the parameter or buffer or None, its version counter
-Sources = tuple[tuple[dict[str, Tensor | None], str, Tensor | None, int], ...]
-
-
-def sources_of(kept: dict[str, Tensor | None], names: Sequence[str]) -> Sources:
-    """Those of `names` among a module's parameters or buffers, as they are now."""
-    tensors = [(name, kept[name]) for name in names]
-    return tuple((kept, name, t, 0 if t is None else t._version) for name, t in tensors)
 
 
 class _Packed(NamedTuple):
@@ -39,10 +29,7 @@ class _Packed(NamedTuple):
     arguments: tuple[Any, ...]  # of the packed operation, those after the bias
 
     def is_current(self) -> bool:
-        for kept, name, tensor, version in self.sources:
-            if kept.get(name) is not tensor or (tensor is not None and tensor._version != version):
-                return False
-        return True
+        return are_current(self.sources)
 
 
 class Convolution2d(nn.Module):

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnkern.modules import Sources, are_current, sources_of
+from cnnkern.ops import int8_quantize
 from cnnkern.ops.int8_arguments import (
     ACTIVATION_DTYPES,
     check_activation,
@@ -65,6 +67,7 @@ class Int8Layer(nn.Module):
                 kept = None if value is None else torch.tensor(value, dtype=dtype, device=device)
                 self.register_buffer(name, kept)
         self._numbers = numbers
+        self._read: Sources = ()
 
     def _set_weight(self, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> None:
         """`weight` (K, ...), real numbers, as integers with the given scale or their own; and a bias."""
@@ -88,11 +91,17 @@ class Int8Layer(nn.Module):
         return self.activation == "relu"
 
     def numbers(self) -> Numbers:
-        """x_scale, x_zero_point, out_scale and out_zero_point as Python has them."""
+        """x_scale, x_zero_point, out_scale and out_zero_point as Python has them; read again where a buffer
+        has changed, since a GPU has to be waited for."""
+        if torch.compiler.is_compiling() or (self._read and are_current(self._read)):
+            return self._numbers
         kept = [self._buffers[name] for name in NUMBERS]
+        there = [number for number in kept if number is not None]
         # while a state is loaded into a layer on the meta device, some of them are there still
-        if not torch.compiler.is_compiling() and not any(n is not None and n.is_meta for n in kept):
+        if not any(number.is_meta for number in there):
             self.__dict__["_numbers"] = tuple(None if number is None else number.item() for number in kept)
+            seen = any(number.is_inference() for number in there)  # whose changes cannot be seen
+            self.__dict__["_read"] = () if seen else sources_of(self._buffers, NUMBERS)
         return self._numbers
 
     def integers(self, x: Tensor) -> Tensor:
@@ -106,10 +115,8 @@ class Int8Layer(nn.Module):
                 "x: expected a tensor that asks for no gradient: integers have none; "
                 "see cnnkern.quantization for training"
             )
-        # the buffers, not the numbers: a GPU would have to be waited for, and divides by a number of Python's
-        # by multiplying with its inverse
-        scale, zero_point = self.x_scale.to(x.device), self.x_zero_point.to(x.device)
-        return quantized(x.float(), scale, zero_point, self.x_dtype)
+        x_scale, x_zero_point, *_ = self.numbers()
+        return int8_quantize(x.float(), x_scale, x_zero_point, self.x_dtype)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -119,6 +126,9 @@ class Int8Layer(nn.Module):
         super().__setattr__(name, value)
         if name in NUMBERS:
             self.numbers()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_read": ()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Layer":
         return super()._apply(_without_change_of_type(fn), recurse)

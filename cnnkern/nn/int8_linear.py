@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkern.nn.convolution import _Packed, check_count, parameter_like, sources_of
+from cnnkern.modules import sources_of
+from cnnkern.nn.convolution import _Packed, check_count, parameter_like
 from cnnkern.nn.int8 import Int8Layer
 from cnnkern.nn.stock_int8 import StockInt8Linear
 from cnnkern.ops import int8_linear
@@ -133,7 +134,7 @@ class Int8Linear(Int8Layer):
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+        return {**super().__getstate__(), "_packed": None}
 
     def _compute(self, x: Tensor) -> Tensor:
         x_scale, x_zero_point, out_scale, out_zero_point = self.numbers()

@@ -1,7 +1,8 @@
 """The place where the front of the package says what has an int8 form, and what that is.
 
 Quantization knows nothing of kernels, and so neither which layers compute with int8 nor our own float layers:
-the front of the package, which knows both sides, says it with `convert_with` when it is imported.
+the front of the package, which knows both sides, says it with `convert_with` and `compute_with` when it is
+imported.
 """
 
 from __future__ import annotations
@@ -39,12 +40,31 @@ class Int8Form(NamedTuple):
         return ("weight",) if self.inner is None else CP_FACTORS
 
 
+class Operations(NamedTuple):
+    """What computes with the integers between int8 layers, with the arguments that `cnnkern.reference` has
+    for int8_quantize and int8_add."""
+
+    quantize: Callable[..., Tensor]
+    add: Callable[..., Tensor]
+
+
 _forms: dict[type[nn.Module], Int8Form] = {}
+_operations: list[Operations] = []
 
 
 def convert_with(forms: dict[type[nn.Module], Int8Form]) -> None:
     """Compute layers of these types, and no subclasses, with int8."""
     _forms.update(forms)
+
+
+def compute_with(operations: Operations) -> None:
+    """Compute what stands between int8 layers with these."""
+    _operations[:] = [operations]
+
+
+def operations() -> Operations:
+    """What computes with the integers between int8 layers."""
+    return _operations[0]
 
 
 def has_int8_form(layer: nn.Module) -> bool:

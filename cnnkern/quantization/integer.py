@@ -1,4 +1,4 @@
-"""What stands between int8 layers and passes uint8 or int8 tensors on: plain torch, no kernels.
+"""What stands between int8 layers and passes uint8 or int8 tensors on.
 
 Sums and averages are computed in float32 from the integers, where each step rounds once, and then rounded to
 the grid of the output: the same integers for the same input, whatever the memory format.
@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnkern.modules import Sources, are_current, sources_of
+
 from .affine import Affine, limits
+from .conversion import operations
 
 
 class OnGrids(nn.Module):
@@ -25,6 +28,8 @@ class OnGrids(nn.Module):
             self.register_buffer(f"{name}_scale", torch.tensor(grid.scale, dtype=torch.float32))
             self.register_buffer(f"{name}_zero_point", torch.tensor(grid.zero_point, dtype=torch.int32))
         self.dtype = next(iter(grids.values())).dtype
+        self._read: Sources = ()
+        self.numbers()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnGrids:
         """As ever, but for the types of the buffers, which half() and its like leave as they are."""
@@ -39,6 +44,25 @@ class OnGrids(nn.Module):
         """One of the grids; its scale and zero point are tensors."""
         return Affine(getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"), self.dtype)
 
+    def numbers(self) -> list[Any]:
+        """The scale and the zero point of each grid as Python has them; read again where a buffer has
+        changed, since a GPU has to be waited for. What is compiled takes those that were read last."""
+        if torch.compiler.is_compiling() or (self._read and are_current(self._read)):
+            return self._numbers
+        kept = self._buffers.values()
+        if not any(value.is_meta for value in kept):
+            self._numbers = [value.item() for value in kept]
+            seen = any(value.is_inference() for value in kept)  # whose changes cannot be seen
+            self._read = () if seen else sources_of(self._buffers, list(self._buffers))
+        return self._numbers
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.numbers()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": ()}
+
     def extra_repr(self) -> str:
         kept = [f"{name}={value.item():.4g}" for name, value in self.named_buffers(recurse=False)]
         return ", ".join([*kept, str(self.dtype)])
@@ -51,7 +75,7 @@ class Quantize(OnGrids):
         super().__init__(output=output)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.grid("output").quantize(x)
+        return operations().quantize(x.float(), *self.numbers(), self.dtype)
 
 
 class Dequantize(OnGrids):
@@ -72,10 +96,20 @@ class IntegerAdd(OnGrids):
         self.relu = relu
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        first, second, output = (self.grid(name) for name in ("first", "second", "output"))
-        terms = [grid.steps(q).mul_(grid.scale / output.scale) for grid, q in ((first, a), (second, b))]
-        total = terms[0].add_(terms[1]) if a.shape == b.shape else terms[0] + terms[1]
-        return output.round(total.relu_() if self.relu else total)
+        a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point = self.numbers()
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        return operations().add(
+            a,
+            b,
+            a_scale=a_scale,
+            a_zero_point=a_zero_point,
+            b_scale=b_scale,
+            b_zero_point=b_zero_point,
+            out_scale=out_scale,
+            out_zero_point=out_zero_point,
+            activation="relu" if self.relu else None,
+        )
 
 
 class IntegerAveragePool(OnGrids):

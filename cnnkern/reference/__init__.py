@@ -16,6 +16,7 @@ from cnnkern.reference.conv2d import conv2d
 from cnnkern.reference.cp_conv2d import cp_conv2d, reconstruct
 from cnnkern.reference.im2col import im2col
 from cnnkern.reference.int8 import (
+    int8_add,
     int8_column_sparse_conv2d,
     int8_conv2d,
     int8_epilogue,
@@ -38,6 +39,7 @@ __all__ = [
     "cp_conv2d",
     "error_bound",
     "im2col",
+    "int8_add",
     "int8_column_sparse_conv2d",
     "int8_conv2d",
     "int8_cp_conv2d",

@@ -15,9 +15,40 @@ from cnnkern.reference.im2col import IntPair
 
 def int8_quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torch.uint8) -> Tensor:
     """`x`, float32, as integers of `dtype`, uint8 or int8: clamp(round(x / scale) + zero_point), divided in
-    float32 and rounded to nearest, ties to even."""
+    float32 and rounded to nearest, ties to even. NaN becomes the integer 0."""
     limits = torch.iinfo(dtype)
-    return (torch.round(x / scale) + zero_point).clamp(limits.min, limits.max).to(dtype)
+    steps = x / scale
+    rounded = (torch.round(steps) + zero_point).clamp(limits.min, limits.max)
+    return torch.where(steps.isnan(), 0, rounded).to(dtype)
+
+
+def int8_add(
+    a: Tensor,
+    b: Tensor,
+    *,
+    a_scale: float,
+    a_zero_point: int,
+    b_scale: float,
+    b_zero_point: int,
+    out_scale: float,
+    out_zero_point: int = 0,
+    activation: str | None = None,
+) -> Tensor:
+    """The sum of the numbers that `a` and `b` stand for, on a grid of its own, in their dtype.
+
+    m_a = float32(a_scale / out_scale) is computed in float64 and rounded once, m_b likewise. Then in float32,
+    every operation rounded to nearest (ties to even) by itself and none fused:
+    v = (a − a_zero_point)·m_a + (b − b_zero_point)·m_b. The result is clamp(round(v) + out_zero_point), where
+    activation="relu" makes out_zero_point the least that comes out. Kernels give these bits on every
+    instruction set.
+    """
+    terms = [
+        (q.float() - zero_point) * torch.tensor(scale / out_scale, dtype=torch.float32)
+        for q, scale, zero_point in ((a, a_scale, a_zero_point), (b, b_scale, b_zero_point))
+    ]
+    limits = torch.iinfo(a.dtype)
+    least = out_zero_point if activation == "relu" else limits.min
+    return (torch.round(terms[0] + terms[1]) + out_zero_point).clamp(least, limits.max).to(a.dtype)
 
 
 def int8_quantize_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,17 @@
 namespace cnnkern {
 namespace {
 
-bool is_int8(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Byte || x.scalar_type() == ScalarType::Char;
-}
+bool is_int8(ScalarType dtype) { return dtype == ScalarType::Byte || dtype == ScalarType::Char; }
 
 void check_zero_point(const char* name, bool is_signed, int64_t value) {
   const int64_t least = is_signed ? -128 : 0;
   check(value >= least && value <= least + 255, name, ": expected ", least, " to ", least + 255, ", got ",
         value);
+}
+
+void check_grid(const std::string& of, const Int8Grid& grid, ScalarType dtype) {
+  check_scale((of + "scale").c_str(), grid.scale);
+  check_zero_point((of + "zero_point").c_str(), dtype == ScalarType::Char, grid.zero_point);
 }
 
 }  // namespace
@@ -25,7 +28,7 @@ void check_scale(const char* name, double value) {
 
 void check_activations(const char* name, const Tensor& x, int64_t zero_point) {
   check(x.is_cpu() || x.is_cuda(), name, ": expected a tensor on the CPU or on a GPU");
-  check(is_int8(x), name, ": expected uint8 or int8");
+  check(is_int8(x.scalar_type()), name, ": expected uint8 or int8");
   check_zero_point("zero point", x.scalar_type() == ScalarType::Char, zero_point);
 }
 
@@ -68,6 +71,51 @@ Int8Rows int8_rows(const Tensor& x, int64_t n) {
   int64_t step = 1;
   for (size_t d = sizes.size(); d-- > 0; step *= std::max<int64_t>(1, sizes[d])) strides[d] = step;
   return {shape_of_rows(rows, x.size(x.dim() - 1), n), std::move(sizes), std::move(strides)};
+}
+
+Int8QuantizeCall::Int8QuantizeCall(const Tensor& x_given, const Int8Grid& grid, ScalarType dtype)
+    : x(x_given) {
+  check(x.is_cpu() || x.is_cuda(), "x: expected a tensor on the CPU or on a GPU");
+  check(x.scalar_type() == ScalarType::Float, "x: expected float32");
+  check(is_int8(dtype), "dtype: expected uint8 or int8");
+  check_grid("", grid, dtype);
+  x = as_filled(x);
+  y = empty_alike(x, dtype);
+  params = {const_data<float>(x),
+            data<uint8_t>(y),
+            x.numel(),
+            static_cast<float>(grid.scale),
+            static_cast<int32_t>(grid.zero_point),
+            dtype == ScalarType::Char};
+}
+
+Int8AddCall::Int8AddCall(const Tensor& a_given, const Int8Grid& a_grid, const Tensor& b_given,
+                         const Int8Grid& b_grid, const Int8Grid& out_grid, bool relu)
+    : a(a_given), b(b_given) {
+  const ScalarType dtype = a.scalar_type();
+  check(a.is_cpu() || a.is_cuda(), "a: expected a tensor on the CPU or on a GPU");
+  check(is_int8(dtype), "a: expected uint8 or int8");
+  check(b.scalar_type() == dtype, "b: expected the dtype of a");
+  check(on_same_device(a, b), "b: expected a tensor on the device of a");
+  check(b.dim() == a.dim(), "b: expected ", a.dim(), " dimensions, got ", b.dim());
+  for (int64_t d = 0; d < a.dim(); ++d) check_size("b", b, d, a.size(d));
+  check_grid("a_", a_grid, dtype);
+  check_grid("b_", b_grid, dtype);
+  check_grid("out_", out_grid, dtype);
+  a = as_filled(a);
+  b = in_order_of(a, b);
+  y = empty_alike(a, dtype);
+  params = {const_data<uint8_t>(a),
+            const_data<uint8_t>(b),
+            data<uint8_t>(y),
+            a.numel(),
+            static_cast<float>(a_grid.scale / out_grid.scale),
+            static_cast<float>(b_grid.scale / out_grid.scale),
+            static_cast<int32_t>(a_grid.zero_point),
+            static_cast<int32_t>(b_grid.zero_point),
+            static_cast<int32_t>(out_grid.zero_point),
+            dtype == ScalarType::Char,
+            relu};
 }
 
 }  // namespace cnnkern

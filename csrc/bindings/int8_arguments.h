@@ -2,6 +2,7 @@
 #pragma once
 #include "bindings/tensors.h"
 #include "params/int8_conv2d.h"
+#include "params/int8_elementwise.h"
 
 namespace cnnkern {
 
@@ -42,5 +43,27 @@ struct Int8Rows {
   std::vector<int64_t> out_sizes, out_strides;
 };
 Int8Rows int8_rows(const Tensor& x, int64_t n);
+
+// What the integers of a tensor stand for.
+struct Int8Grid {
+  double scale;
+  int64_t zero_point;
+};
+
+// One call of int8_quantize, or of int8_add, checked: what it computes with, and its output.
+struct Int8QuantizeCall {
+  Tensor x, y;
+  Int8QuantizeParams params;
+
+  Int8QuantizeCall(const Tensor& x, const Int8Grid& grid, ScalarType dtype);
+};
+
+struct Int8AddCall {
+  Tensor a, b, y;
+  Int8AddParams params;
+
+  Int8AddCall(const Tensor& a, const Int8Grid& a_grid, const Tensor& b, const Int8Grid& b_grid,
+              const Int8Grid& out_grid, bool relu);
+};
 
 }  // namespace cnnkern

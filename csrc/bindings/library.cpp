@@ -39,6 +39,10 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
       "cp_conv2d_pack(Tensor factor_c, Tensor factor_h, Tensor factor_w, Tensor factor_k, int groups) "
       "-> Tensor");
   m.def("cp_conv2d_packed(Tensor x, Tensor packed, Tensor? bias, int[] geometry) -> Tensor");
+  m.def("int8_quantize(Tensor x, float scale, int zero_point, ScalarType dtype) -> Tensor");
+  m.def(
+      "int8_add(Tensor a, Tensor b, float a_scale, int a_zero_point, float b_scale, int b_zero_point, "
+      "float out_scale, int out_zero_point, bool relu) -> Tensor");
   m.def("int8_gemm(Tensor a, Tensor b, int a_zero_point) -> Tensor");
   m.def("int8_gemm_pack(Tensor b) -> Tensor");
   m.def("int8_gemm_packed(Tensor a, Tensor packed, int n, int a_zero_point) -> Tensor");

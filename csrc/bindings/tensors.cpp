@@ -155,6 +155,49 @@ Tensor empty_scratch(int64_t size, const Tensor& like) {
 
 Tensor empty_vector(int64_t size, ScalarType dtype) { return empty_tensor({size}, {1}, dtype); }
 
+namespace {
+
+// Axes of one element may have any stride.
+bool fills_memory(const Tensor& x) {
+  if (x.is_contiguous()) return true;
+  std::vector<std::array<int64_t, 2>> axes;  // stride and size
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (x.size(d) != 1) axes.push_back({x.stride(d), x.size(d)});
+  }
+  std::sort(axes.begin(), axes.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : axes) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+Tensor copied(const Tensor& x, Tensor to) {
+  torch::stable::copy_(to, x);
+  return to;
+}
+
+}  // namespace
+
+Tensor as_filled(const Tensor& x) { return fills_memory(x) ? x : copied(x, torch::stable::empty_like(x)); }
+
+Tensor empty_alike(const Tensor& x, ScalarType dtype) {
+  std::vector<int64_t> sizes, strides;
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    sizes.push_back(x.size(d));
+    strides.push_back(x.stride(d));
+  }
+  return x.is_cpu() ? empty_tensor(sizes, strides, dtype) : empty_tensor(sizes, strides, dtype, x);
+}
+
+Tensor in_order_of(const Tensor& like, const Tensor& x) {
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (x.size(d) != 1 && x.stride(d) != like.stride(d)) return copied(x, empty_alike(like, x.scalar_type()));
+  }
+  return x;
+}
+
 std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like) {
   if (!bias) return std::nullopt;
   check_operand("bias", *bias, 1, like);

@@ -82,6 +82,15 @@ Tensor empty_image(int64_t n, int64_t c, int64_t h, int64_t w, bool channels_las
                    const Tensor& like);
 Tensor empty_scratch(int64_t size, const Tensor& like);
 
+// x itself where its elements fill its memory, its axes in any order; else such a copy, in the order that
+// torch's own operations on single elements give.
+Tensor as_filled(const Tensor& x);
+// Uninitialized, with the sizes, strides and device of `x`, which fills its memory.
+Tensor empty_alike(const Tensor& x, ScalarType dtype);
+// x itself where its elements lie as those of `like` do, which fills its memory and has x's sizes; else a
+// copy.
+Tensor in_order_of(const Tensor& like, const Tensor& x);
+
 // A bias of K values, made contiguous, or nothing.
 std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like);
 

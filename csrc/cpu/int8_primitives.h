@@ -9,6 +9,7 @@
 
 #include "cpu/primitives.h"
 #include "params/int8_conv2d.h"
+#include "params/int8_elementwise.h"
 
 namespace cnnkern {
 
@@ -84,6 +85,9 @@ struct Int8Primitives {
   // even, into [-127, 127]. kPanel lanes of `pixels` adjacent pixels, to pixels `to_pixel` bytes apart, and
   // where `magnitudes` their magnitudes `magnitude` bytes behind.
   void (*quantize)(const float* from, int64_t pixels, uint8_t* to, int64_t to_pixel, int64_t magnitude);
+  // Elements [begin, end) of the operations on single elements.
+  void (*quantize_elements)(const Int8QuantizeParams&, int64_t begin, int64_t end);
+  void (*add_elements)(const Int8AddParams&, int64_t begin, int64_t end);
 };
 
 }  // namespace cnnkern

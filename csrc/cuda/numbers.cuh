@@ -31,6 +31,12 @@ __device__ __forceinline__ Bfloat16 from_float(float value) {
   return {float_to_bfloat16(value)};
 }
 
+// `kCount` neighbours in memory that are loaded or stored by one instruction.
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T)) Together {
+  T numbers[kCount];
+};
+
 // What a matrix product is computed with. `mma` is one tensor-core instruction on fragments whose rows are 32
 // bytes.
 

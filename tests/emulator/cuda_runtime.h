@@ -49,6 +49,10 @@ inline float __fmul_rn(float a, float b) {
   const volatile float product = a * b;
   return product;
 }
+inline float __fdiv_rn(float a, float b) {
+  const volatile float quotient = a / b;
+  return quotient;
+}
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 using std::max;

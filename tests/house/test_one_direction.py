@@ -70,7 +70,7 @@ MODULES = {
     **{name: {"modules"} for name in NUMERICS},
     "quantization": {"folding", "modules"},
     "ops": KERNELS,
-    "nn": {"ops", *NUMERICS},
+    "nn": {"ops", "modules", *NUMERICS},
     "compression": {"nn", "ops", "modules", *NUMERICS, *KERNELS},
     "cli": {"", "compression", "nn", "ops", *NUMERICS, *KERNELS},
     "__main__": {"cli"},

@@ -114,12 +114,34 @@ GEMMS = [
     ({"a_zero_point": -1}, ValueError, r"a_zero_point: expected 0 to 255 for torch.uint8, got -1"),
     ({"a": LONG, "b": LONG.t()}, ValueError, r"k: expected sums of at most 65793 products"),
 ]
+QUANTIZE = {"x": X.float(), "scale": 0.1, "zero_point": 3, "dtype": torch.uint8}
+QUANTIZES = [
+    ({"x": X}, NotImplementedError, r"x: expected float32, got torch.uint8"),
+    ({"x": [1.0]}, TypeError, r"x: expected a tensor, got list"),
+    ({"scale": 0.0}, ValueError, r"^scale: expected a positive number, got 0.0"),
+    ({"scale": "1"}, TypeError, r"^scale: expected a float, got '1'"),
+    ({"zero_point": -1}, ValueError, r"^zero_point: expected 0 to 255 for torch.uint8, got -1"),
+    ({"dtype": torch.int32}, ValueError, r"dtype: expected torch.uint8 or torch.int8, got torch.int32"),
+]
+ADD = {"a": X, "b": X, "a_scale": 0.1, "a_zero_point": 3, "b_scale": 0.2, "b_zero_point": 4, "out_scale": 0.3}
+ADDS = [
+    ({"a": X.float()}, NotImplementedError, r"a: expected uint8 or int8, got torch.float32"),
+    ({"b": X.view(torch.int8)}, NotImplementedError, r"b: expected torch.uint8, got torch.int8"),
+    ({"b": X[:1]}, ValueError, r"b: expected the shape of a, \(2, 6, 5, 7\), got \(1, 6, 5, 7\)"),
+    ({"b": 1}, TypeError, r"b: expected a tensor, got int"),
+    ({"b_scale": float("inf")}, ValueError, r"b_scale: expected a positive number, got inf"),
+    ({"a_zero_point": 256}, ValueError, r"a_zero_point: expected 0 to 255"),
+    ({"out_zero_point": 0.5}, TypeError, r"out_zero_point: expected an int, got 0.5"),
+    ({"activation": "gelu"}, ValueError, r"activation: expected None or 'relu', got 'gelu'"),
+]
 WRONG = [
     *((ops.int8_conv2d, CONV2D, *wrong) for wrong in SCALING + CONVOLUTIONS),
     *((ops.int8_column_sparse_conv2d, CONV2D | SPARSE, *wrong) for wrong in SCALING + SPARSES),
     *((ops.int8_cp_conv2d, CP_CONV2D, *wrong) for wrong in CPS),
     *((ops.int8_linear, LINEAR, *wrong) for wrong in SCALING + LINEARS),
     *((ops.int8_gemm, GEMM, *wrong) for wrong in GEMMS),
+    *((ops.int8_quantize, QUANTIZE, *wrong) for wrong in QUANTIZES),
+    *((ops.int8_add, ADD, *wrong) for wrong in ADDS),
 ]
 
 
@@ -140,6 +162,13 @@ OPERATIONS = torch.ops.cnnkern
     [
         (lambda: OPERATIONS.int8_gemm(X[0, 0], GEMM["b"][:5], 0), "b: expected size 7"),
         (lambda: OPERATIONS.int8_gemm(X[0, 0], GEMM["b"], 300), "zero point: expected 0 to 255"),
+        (lambda: OPERATIONS.int8_quantize(X.double(), 0.1, 0, torch.uint8), "x: expected float32"),
+        (lambda: OPERATIONS.int8_quantize(X.float(), 0.1, 0, torch.int32), "dtype: expected uint8 or int8"),
+        (lambda: OPERATIONS.int8_quantize(X.float(), 0.1, 300, torch.uint8), "zero_point: expected 0 to 255"),
+        (lambda: OPERATIONS.int8_add(X, X[:1], 0.1, 0, 0.1, 0, 0.1, 0, False), "b: expected size 2"),
+        (lambda: OPERATIONS.int8_add(X, X[0], 0.1, 0, 0.1, 0, 0.1, 0, False), "b: expected 4 dimensions"),
+        (lambda: OPERATIONS.int8_add(X, X.float(), 0.1, 0, 0.1, 0, 0.1, 0, False), "b: expected the dtype"),
+        (lambda: OPERATIONS.int8_add(X, X, 0.1, 0, 0.1, 0, -0.1, 0, False), "out_scale: expected a positive"),
         (lambda: OPERATIONS.int8_gemm_pack(LONG.t()), "at most 65793"),
         (lambda: OPERATIONS.int8_gemm_packed(X[0, 0], LONG[0], 4, 0), "packed: expected size"),
         (lambda: OPERATIONS.int8_conv2d_pack(WEIGHT, 3), "groups: expected a divisor"),

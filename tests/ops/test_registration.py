@@ -100,6 +100,8 @@ def int8_arguments(name: str, case: Case, memory_format: torch.memory_format) ->
         "int8_conv2d": (x, weight, bias, *scales, *pairs, case.groups, True),
         "int8_conv2d_pack": (weight, case.groups),
         "int8_conv2d_packed": (x, packed, bias, geometry, *scales, False),
+        "int8_quantize": (x.float(), 0.5, 7, torch.uint8),
+        "int8_add": (x, x.flip(1), 0.5, 7, 0.25, 3, 1.0, 9, True),
         "int8_gemm": (rows, matrix.t(), -3),
         "int8_gemm_pack": (matrix.t(),),
         "int8_gemm_packed": (rows, packed_matrix, case.channels, -3),

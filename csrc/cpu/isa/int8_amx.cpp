@@ -138,7 +138,8 @@ void tile_gemm(const Int8Gemm& g) {
 
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"amx",          kTileRows, false,          tile_gemm,
-                                        depthwise_line, transpose, transpose_rows, quantize};
+const Int8Primitives kInt8Primitives = {
+    "amx",     kTileRows,      false,    tile_gemm,         depthwise_line,
+    transpose, transpose_rows, quantize, quantize_elements, add_elements};
 }  // namespace cnnkern::amx
 #endif

@@ -36,11 +36,13 @@ struct Vec : Ymm {
 constexpr int kTilePixels = 4;
 constexpr int kTileVectors = 2;
 
+#include "cpu/isa/int8_elementwise.inc"
 #include "cpu/isa/int8_gemm.inc"
 #include "cpu/isa/int8_transpose.inc"
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"avx2",         kTilePixels, true,           gemm,
-                                        depthwise_line, transpose,   transpose_rows, quantize};
+const Int8Primitives kInt8Primitives = {
+    "avx2",   kTilePixels,       true,        gemm, depthwise_line, transpose, transpose_rows,
+    quantize, quantize_elements, add_elements};
 }  // namespace cnnkern::avx2
 #endif

@@ -18,7 +18,8 @@ namespace {
 #include "cpu/isa/int8_zmm.inc"
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"avx512vnni",   kTilePixels, false,          gemm,
-                                        depthwise_line, transpose,   transpose_rows, quantize};
+const Int8Primitives kInt8Primitives = {"avx512vnni",      kTilePixels, false,          gemm,
+                                        depthwise_line,    transpose,   transpose_rows, quantize,
+                                        quantize_elements, add_elements};
 }  // namespace cnnkern::avx512vnni
 #endif

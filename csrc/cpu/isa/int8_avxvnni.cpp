@@ -36,11 +36,13 @@ struct Vec : Ymm {
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
 
+#include "cpu/isa/int8_elementwise.inc"
 #include "cpu/isa/int8_gemm.inc"
 #include "cpu/isa/int8_transpose.inc"
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"avxvnni",      kTilePixels, false,          gemm,
-                                        depthwise_line, transpose,   transpose_rows, quantize};
+const Int8Primitives kInt8Primitives = {"avxvnni",         kTilePixels, false,          gemm,
+                                        depthwise_line,    transpose,   transpose_rows, quantize,
+                                        quantize_elements, add_elements};
 }  // namespace cnnkern::avxvnni
 #endif

@@ -96,8 +96,45 @@ void quantize(const float* from, int64_t pixels, uint8_t* to, int64_t to_pixel, 
     }
   }
 }
+
+// The values of a type of 8 bits, less a zero point.
+struct Limits {
+  float low, high;
+  Limits(int32_t zero_point, bool is_signed) {
+    const int32_t least = is_signed ? -128 : 0;
+    low = static_cast<float>(least - zero_point);
+    high = static_cast<float>(least + 255 - zero_point);
+  }
+};
+
+INLINE uint8_t clamped(float steps, const Limits& limits, int32_t zero_point) {
+  const float above = steps > limits.low ? steps : limits.low;
+  return static_cast<uint8_t>(nearest_even(above < limits.high ? above : limits.high) + zero_point);
+}
+
+void quantize_elements(const Int8QuantizeParams& p, int64_t begin, int64_t end) {
+  const Limits limits(p.zero_point, p.is_signed);
+  for (int64_t i = begin; i < end; ++i) {
+    const float steps = p.x[i] / p.scale;
+    p.y[i] = steps == steps ? clamped(steps, limits, p.zero_point) : 0;
+  }
+}
+
+void add_elements(const Int8AddParams& p, int64_t begin, int64_t end) {
+  Limits limits(p.out_zero_point, p.is_signed);
+  if (p.relu) limits.low = 0;
+  const auto integer = [&](uint8_t value) -> int32_t {
+    return p.is_signed ? static_cast<int32_t>(static_cast<int8_t>(value)) : value;
+  };
+  for (int64_t i = begin; i < end; ++i) {
+    const float a = rounded(static_cast<float>(integer(p.a[i]) - p.a_zero_point) * p.a_multiplier);
+    const float b = rounded(static_cast<float>(integer(p.b[i]) - p.b_zero_point) * p.b_multiplier);
+    p.y[i] = clamped(a + b, limits, p.out_zero_point);
+  }
+}
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"scalar",       1,         false,          gemm,
-                                        depthwise_line, transpose, transpose_rows, quantize};
+const Int8Primitives kInt8Primitives = {"scalar",          1,           false,          gemm,
+                                        depthwise_line,    transpose,   transpose_rows, quantize,
+                                        quantize_elements, add_elements};
 }  // namespace cnnkern::scalar

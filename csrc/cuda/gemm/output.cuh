@@ -80,12 +80,6 @@ struct Output : Target<T> {
   }
 };
 
-// `kCount` neighbours in memory that are loaded or stored by one instruction.
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T)) Together {
-  T numbers[kCount];
-};
-
 // C goes through shared memory, so that neighbouring threads store neighbouring elements. A pitch of 8 more
 // than a multiple of 32 words lets pairs of columns, one of 4 more single columns, be written without bank
 // conflicts.
