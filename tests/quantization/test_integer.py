@@ -112,3 +112,33 @@ def test_grids_are_in_the_state_dict() -> None:
     expected = modules[0](*q)
     modules[1].load_state_dict(modules[0].state_dict())
     assert torch.equal(modules[1](*q), expected)
+
+
+def test_a_change_of_a_grid_is_seen() -> None:
+    a, b = integers(4, 4), integers(4, 4)
+    add = IntegerAdd(*(Affine.from_range(-n, n) for n in (1, 2, 3)))
+    before = add(a, b)
+    add.output_scale.mul_(2)
+    other = IntegerAdd(*(Affine.from_range(-n, n) for n in (1, 2, 6)))
+    assert not torch.equal(add(a, b), before)
+    assert torch.equal(add(a, b), other(a, b))
+    add.second_zero_point = add.second_zero_point + 3
+    other.second_zero_point.add_(3)
+    assert torch.equal(add(a, b), other(a, b))
+
+
+def test_joints_compile_without_a_break() -> None:
+    grids = [Affine.from_range(-n, n) for n in (1, 2, 3)]
+    x = torch.randn(2, 3, 9, 7)
+    for module, given in ((Quantize(grids[0]), (x,)), (IntegerAdd(*grids), (integers(9, 7), integers(9, 7)))):
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(*given), module(*given))
+
+
+def test_joints_work_in_inference_mode() -> None:
+    x = torch.randn(5, 7)
+    with torch.inference_mode():
+        quantize = Quantize(Affine.from_range(-1.0, 1.0))
+        expected = quantize(x)
+        quantize.output_scale.mul_(2)
+        assert torch.equal(quantize(2 * x), expected)
