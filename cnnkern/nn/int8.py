@@ -91,8 +91,8 @@ class Int8Layer(nn.Module):
         return self.activation == "relu"
 
     def numbers(self) -> Numbers:
-        """x_scale, x_zero_point, out_scale and out_zero_point as Python has them; read again where a buffer
-        has changed, since a GPU has to be waited for."""
+        """x_scale, x_zero_point, out_scale and out_zero_point as Python has them. They are read again where a
+        buffer has changed alone, since a GPU has to be waited for."""
         if torch.compiler.is_compiling() or (self._read and are_current(self._read)):
             return self._numbers
         kept = [self._buffers[name] for name in NUMBERS]
@@ -100,8 +100,8 @@ class Int8Layer(nn.Module):
         # while a state is loaded into a layer on the meta device, some of them are there still
         if not any(number.is_meta for number in there):
             self.__dict__["_numbers"] = tuple(None if number is None else number.item() for number in kept)
-            seen = any(number.is_inference() for number in there)  # whose changes cannot be seen
-            self.__dict__["_read"] = () if seen else sources_of(self._buffers, NUMBERS)
+            unseen = any(number.is_inference() for number in there)  # what is written to these
+            self.__dict__["_read"] = () if unseen else sources_of(self._buffers, NUMBERS)
         return self._numbers
 
     def integers(self, x: Tensor) -> Tensor:
@@ -162,9 +162,8 @@ def checked_numbers(numbers: tuple[Any, ...], x_dtype: Any) -> Numbers:
 # The two formulas below are those of int8_quantize and int8_quantize_weight in cnnkern.reference.
 
 
-def quantized(x: Tensor, scale: Tensor | float, zero_point: Tensor | int, dtype: torch.dtype) -> Tensor:
-    """Real numbers as integers of `dtype`, rounded to nearest, ties to even; `scale` and `zero_point` are
-    numbers, or have no dimension."""
+def quantized(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
+    """Real numbers as integers of `dtype`, rounded to nearest, ties to even, in stock torch."""
     limits = torch.iinfo(dtype)
     steps = torch.div(x, scale).round_().add_(zero_point)  # in place: each pass over memory costs as much
     return steps.clamp_(limits.min, limits.max).to(dtype)

@@ -28,8 +28,8 @@ class OnGrids(nn.Module):
             self.register_buffer(f"{name}_scale", torch.tensor(grid.scale, dtype=torch.float32))
             self.register_buffer(f"{name}_zero_point", torch.tensor(grid.zero_point, dtype=torch.int32))
         self.dtype = next(iter(grids.values())).dtype
+        self._numbers = [number for grid in grids.values() for number in (grid.scale, grid.zero_point)]
         self._read: Sources = ()
-        self.numbers()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnGrids:
         """As ever, but for the types of the buffers, which half() and its like leave as they are."""
@@ -45,15 +45,15 @@ class OnGrids(nn.Module):
         return Affine(getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"), self.dtype)
 
     def numbers(self) -> list[Any]:
-        """The scale and the zero point of each grid as Python has them; read again where a buffer has
-        changed, since a GPU has to be waited for. What is compiled takes those that were read last."""
+        """The scale and the zero point of each grid as Python has them. They are read again where a buffer has
+        changed alone, since a GPU has to be waited for; what is compiled takes those that were read last."""
         if torch.compiler.is_compiling() or (self._read and are_current(self._read)):
             return self._numbers
         kept = self._buffers.values()
         if not any(value.is_meta for value in kept):
             self._numbers = [value.item() for value in kept]
-            seen = any(value.is_inference() for value in kept)  # whose changes cannot be seen
-            self._read = () if seen else sources_of(self._buffers, list(self._buffers))
+            unseen = any(value.is_inference() for value in kept)  # what is written to these
+            self._read = () if unseen else sources_of(self._buffers, list(self._buffers))
         return self._numbers
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
