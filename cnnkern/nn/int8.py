@@ -91,8 +91,8 @@ class Int8Layer(nn.Module):
         return self.activation == "relu"
 
     def numbers(self) -> Numbers:
-        """x_scale, x_zero_point, out_scale and out_zero_point as Python has them. They are read again where a
-        buffer has changed alone, since a GPU has to be waited for."""
+        """x_scale, x_zero_point, out_scale and out_zero_point as Python has them. They are read again only
+        where a buffer has changed, since a GPU has to be waited for."""
         if torch.compiler.is_compiling() or (self._read and are_current(self._read)):
             return self._numbers
         kept = [self._buffers[name] for name in NUMBERS]

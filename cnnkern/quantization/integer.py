@@ -45,8 +45,8 @@ class OnGrids(nn.Module):
         return Affine(getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero_point"), self.dtype)
 
     def numbers(self) -> list[Any]:
-        """The scale and the zero point of each grid as Python has them. They are read again where a buffer has
-        changed alone, since a GPU has to be waited for; what is compiled takes those that were read last."""
+        """The scale and the zero point of each grid as Python has them. They are read again only where a
+        buffer has changed, since a GPU has to be waited for. What is compiled takes those read last."""
         if torch.compiler.is_compiling() or (self._read and are_current(self._read)):
             return self._numbers
         kept = self._buffers.values()
