@@ -24,7 +24,8 @@ class Record:
     """What was found, as a JSON file that is written after every step.
 
     `steps`: {name: {"status", "seconds", "output"}} with the status passed, failed, late or unavailable;
-    `benchmarks`: {name: {"work", "seconds"} or {"error"}}; `running`: the benchmark that was begun last.
+    `benchmarks`: {name: {"work", "seconds"} or {"error"}}; `running`: the benchmark that was begun last;
+    `complete`: there, once no benchmark is left.
     """
 
     def __init__(self, path: Path, environment: dict[str, str]) -> None:
