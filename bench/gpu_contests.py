@@ -3,14 +3,15 @@ against our own dense layer as well."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bench.graph_timing import CapturedCall, interleave
+from bench.graph_timing import ARITHMETICS, CapturedCall, interleave
 from bench.layers import (
+    FLOAT32_BYTES,
     LAYERS,
     Layer,
     Workload,
@@ -24,13 +25,6 @@ from cnnkern import ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d
 BATCHES = (1, 16, 64)
 ROUNDS = 15
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# name of an arithmetic: dtype, whether TF32 is allowed, relative spacing of what goes into products
-ARITHMETICS = {
-    "bfloat16": (torch.bfloat16, False, torch.finfo(torch.bfloat16).eps),
-    "tf32": (torch.float32, True, 2.0**-10),
-    "float32": (torch.float32, False, 0.0),
-    "float16": (torch.float16, False, torch.finfo(torch.float16).eps),
-}
 FIRST_ARITHMETICS = ("bfloat16", "tf32")  # of all batches; the others of batch 16
 DENSITY, RATE, SPARSE_BATCH = 0.25, 0.5, 16  # of pruned and perforated layers
 
@@ -52,15 +46,20 @@ class Contest:
     @property
     def work(self) -> Workload:
         if self.rank is None:
-            return dense_work(self.layer, self.batch)
-        return cp_work(self.layer, self.rank, self.batch)
+            work = dense_work(self.layer, self.batch)
+        else:
+            work = cp_work(self.layer, self.rank, self.batch)
+        return of_arithmetic(work, self.arithmetic)
 
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
+        return {"work": asdict(self.work), "seconds": measure(self.calls(), flush)}
+
+    def calls(self) -> list[CapturedCall]:
+        """Every contender on either layout, once ours is known to be right."""
         ours, stock, dense = self._layers(ARITHMETICS[self.arithmetic][0])
         modules = {"cnnkern": ours, "cudnn": stock} | ({"cudnn dense": dense} if dense else {})
-        seconds = measure(self.layer, self.batch, self.arithmetic, modules, self._check, flush)
-        return {"work": asdict(self.work), "seconds": seconds}
+        return captured(self.layer, self.batch, self.arithmetic, modules, self._check)
 
     def _layers(self, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, nn.Module | None]:
         """Ours, what stock PyTorch has in its place, and the dense layer that a CP one approximates."""
@@ -103,12 +102,18 @@ class SparseContest:
     @property
     def work(self) -> Workload:
         if self.rate is None:
-            return column_sparse_work(self.layer, self.density, self.batch)
-        suite, kept = f"perforated {self.rate:g}", int(self._mask().sum())
-        return perforated_work(suite, self.layer, self.rate, kept, self.batch)
+            work = column_sparse_work(self.layer, self.density, self.batch)
+        else:
+            suite, kept = f"perforated {self.rate:g}", int(self._mask().sum())
+            work = perforated_work(suite, self.layer, self.rate, kept, self.batch)
+        return of_arithmetic(work, self.arithmetic)
 
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
+        return {"work": asdict(self.work), "seconds": measure(self.calls(), flush)}
+
+    def calls(self) -> list[CapturedCall]:
+        """Every contender on either layout, once ours is known to be right."""
         layer = self.layer
         shape = (layer.C, layer.K, layer.kernel, layer.stride, layer.padding)
         dense = nn.Conv2d(*shape, device="cuda", dtype=ARITHMETICS[self.arithmetic][0]).eval()
@@ -118,8 +123,7 @@ class SparseContest:
             "cudnn": self._of(dense).to_stock().eval(),
             "cudnn dense": dense,
         }
-        seconds = measure(layer, self.batch, self.arithmetic, modules, self._check, flush)
-        return {"work": asdict(self.work), "seconds": seconds}
+        return captured(layer, self.batch, self.arithmetic, modules, self._check)
 
     def _mask(self) -> Tensor:
         return perforation.uniform(self.layer.output_size, self.rate)
@@ -143,16 +147,20 @@ class SparseContest:
         reference.assert_within_mixed_bound(ours(image)[:1], operation, eps, *arguments, **options)
 
 
-def measure(
+def of_arithmetic(work: Workload, arithmetic: str) -> Workload:
+    """`work`, whose bytes are those of float32, in another arithmetic."""
+    return replace(work, bytes=work.bytes * ARITHMETICS[arithmetic][0].itemsize // FLOAT32_BYTES)
+
+
+def captured(
     layer: Layer,
     batch: int,
     arithmetic: str,
     modules: dict[str, nn.Module],
     check: Callable[[nn.Module, Tensor, float], None],
-    flush: Tensor,
-) -> dict[str, float]:
-    """Median seconds of each of `modules` on either layout, by "name/layout"; stock ones have their weights
-    in that layout too. The first one goes through `check(module, input, spacing of operands)` before."""
+) -> list[CapturedCall]:
+    """Calls "name/layout" of each of `modules` on either layout; stock ones have their weights in that layout
+    too. The first one goes through `check(module, input, spacing of operands)` before."""
     dtype, tf32, eps = ARITHMETICS[arithmetic]
     torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
     torch.backends.cudnn.benchmark = True
@@ -166,12 +174,16 @@ def measure(
                 ours = who.startswith("cnnkern")
                 laid_out = module if ours else deepcopy(module).to(memory_format=memory_format)
                 calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
-        timings = interleave(calls, ROUNDS, flush)
-    return {name: timing.median for name, timing in timings.items()}
+    return calls
+
+
+def measure(calls: list[CapturedCall], flush: Tensor) -> dict[str, float]:
+    """Median seconds by name."""
+    return {name: timing.median for name, timing in interleave(calls, ROUNDS, flush).items()}
 
 
 def all_contests() -> Iterator[Contest | SparseContest]:
-    """The most telling first: where the time does not suffice, the end of the list is what is missing."""
+    """Every layer in every arithmetic."""
     for arithmetic in ARITHMETICS:
         for batch in BATCHES if arithmetic in FIRST_ARITHMETICS else BATCHES[1:2]:
             yield from _contests(arithmetic, batch)

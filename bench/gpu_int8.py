@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_contests import BATCHES, LAYOUTS, ROUNDS
-from bench.graph_timing import CapturedCall, interleave
+from bench.gpu_contests import BATCHES, LAYOUTS, measure
+from bench.graph_timing import CapturedCall
 from bench.int8 import OUT_SCALE, OUT_ZERO_POINT, X_SCALE
 from bench.layers import LAYERS, Layer, Workload, int8_gemm_work, int8_work
 from cnnkern import Int8Conv2d, ops, reference
@@ -31,6 +31,7 @@ class Int8Contest:
 
     layer: Layer
     batch: int
+    arithmetic: str = "int8"
 
     @property
     def key(self) -> str:
@@ -59,8 +60,7 @@ class Int8Contest:
                 calls.append(CapturedCall.of(f"cnnkern/{name}", partial(ours, image)))
             real = x.to(torch.bfloat16, memory_format=torch.channels_last)
             calls.append(CapturedCall.of("cudnn/channels_last", partial(stock, real)))
-            timings = interleave(calls, ROUNDS, flush)
-        return {"work": asdict(self.work), "seconds": {name: t.median for name, t in timings.items()}}
+            return {"work": asdict(self.work), "seconds": measure(calls, flush)}
 
     def _check(self, ours: Int8Conv2d, image: Tensor) -> None:
         expected = reference.int8_conv2d(
@@ -85,6 +85,7 @@ class Int8ProductContest:
     m: int
     n: int
     k: int
+    arithmetic: str = "int8"
 
     @property
     def key(self) -> str:
@@ -107,8 +108,7 @@ class Int8ProductContest:
             CapturedCall.of("torch/rows", partial(torch._int_mm, a, b)),
             CapturedCall.of("torch/columns", partial(torch._int_mm, a, columns)),
         ]
-        timings = interleave(calls, ROUNDS, flush)
-        return {"work": asdict(self.work), "seconds": {name: t.median for name, t in timings.items()}}
+        return {"work": asdict(self.work), "seconds": measure(calls, flush)}
 
 
 def int8_contests() -> Iterator[Int8Contest | Int8ProductContest]:

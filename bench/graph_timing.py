@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -11,6 +12,13 @@ from torch import Tensor
 from bench.timing import Timing
 
 WARM_UP_CALLS = 3  # cuDNN chooses its algorithm, caches are filled
+# name of an arithmetic: dtype, whether TF32 is allowed, relative spacing of what goes into products
+ARITHMETICS = {
+    "bfloat16": (torch.bfloat16, False, torch.finfo(torch.bfloat16).eps),
+    "tf32": (torch.float32, True, 2.0**-10),
+    "float32": (torch.float32, False, 0.0),
+    "float16": (torch.float16, False, torch.finfo(torch.float16).eps),
+}
 
 
 @dataclass(frozen=True)
@@ -64,16 +72,26 @@ def interleave(calls: Sequence[CapturedCall], rounds: int, flush: Tensor) -> dic
     return {name: Timing.of(seconds) for name, seconds in samples.items()}
 
 
-def peak_flops(dtype: torch.dtype, flush: Tensor, size: int = 8192) -> float:
-    """FLOP/s of torch's own matrix product of `size` x `size` matrices."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
-    call = CapturedCall.of("product", lambda: a @ b)
-    return 2 * size**3 / median(call.milliseconds(flush) / 1e3 for _ in range(10))
+def measured_peaks(flush: Tensor, size: int = 8192) -> dict[str, float]:
+    """FLOP/s of torch's own product of `size` x `size` matrices in each arithmetic, and bytes per second."""
+    peaks = {}
+    for name, (dtype, tf32, _) in ARITHMETICS.items():
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+        operands = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
+        peaks[name] = 2 * size**3 / _seconds(partial(torch.mm, *operands), flush)
+    integers = (torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda") for _ in range(2))
+    a, b = integers
+    peaks["int8"] = 2 * size**3 / _seconds(partial(torch._int_mm, a, b.t()), flush)
+    return peaks | {"bandwidth": bandwidth(flush)}
+
+
+def _seconds(call: Callable[[], Tensor], flush: Tensor) -> float:
+    captured = CapturedCall.of("call", call)
+    return median(captured.milliseconds(flush) / 1e3 for _ in range(10))
 
 
 def bandwidth(flush: Tensor, size: int = 1 << 30) -> float:
     """Bytes per second, read and written, of a copy of `size` bytes."""
     source = torch.empty(size, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
-    call = CapturedCall.of("copy", lambda: target.copy_(source))
-    return 2 * size / median(call.milliseconds(flush) / 1e3 for _ in range(10))
+    return 2 * size / _seconds(lambda: target.copy_(source), flush)

@@ -201,10 +201,17 @@ def environment() -> dict[str, str | int]:
         "compiler": build["compiler"],
         "isa": _C.current_isa(),
         "torch": torch.__version__,
-        "onnxruntime": metadata.version("onnxruntime"),
+        "onnxruntime": _version("onnxruntime"),
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def machine_slug() -> str:

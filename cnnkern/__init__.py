@@ -5,8 +5,10 @@ Importing the package loads `cnnkern._ops`, which registers the operations as `t
 
 __version__ = "0.1.0"
 
+import importlib
 import os
 import warnings
+from typing import Any
 
 import torch
 
@@ -28,7 +30,6 @@ except ImportError as error:
     ) from error
 
 from cnnkern import decomposition, distillation, folding, ops, perforation, pruning, quantization, reference
-from cnnkern.compression import compress, load, profile, save
 from cnnkern.nn import (
     ColumnSparseConv2d,
     CPConv2d,
@@ -62,6 +63,16 @@ __all__ = [
     "reference",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`compress`, `profile`, `save` and `load` when they are first asked for: kernels and layers need nothing
+    but torch, and these need packages that take as long to import."""
+    if name == "compression" or name in __all__:
+        compression = importlib.import_module("cnnkern.compression")
+        return compression if name == "compression" else getattr(compression, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 pruning.conversion.convert_with(lambda conv, columns: ColumnSparseConv2d.from_conv(conv, columns=columns))
 perforation.conversion.convert_with(PerforatedConv2d.from_conv)

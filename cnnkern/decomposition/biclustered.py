@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .arguments import check_weight, integer
@@ -121,6 +120,8 @@ def _parts(block: Tensor, ranks: tuple[int, int] | int, method: str, seed: int) 
 def balanced_clusters(rows: Tensor, count: int, rank: int, generator: torch.Generator) -> Tensor:
     """(count, n/count) indices of the rows (n, D) of each cluster, ascending: of some random starts those
     where the `rank` leading directions of the clusters hold most of their rows."""
+    from scipy.optimize import linear_sum_assignment  # takes long to import, and nothing else here needs it
+
     n = len(rows)
     rank = min(rank, max(1, n // count // 2))  # as many directions as rows would hold any cluster
     values, vectors = torch.linalg.eigh(rows @ rows.T)

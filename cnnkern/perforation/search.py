@@ -13,7 +13,6 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cnnkern.modules import convolutions, in_eval_mode
 
@@ -90,6 +89,8 @@ def choose_rates(
     Raises:
         ValueError: neither speedup nor max_loss, rates that cannot be, or a name that no convolution has.
     """
+    from tqdm import tqdm
+
     if speedup is None and max_loss is None:
         raise ValueError("speedup, max_loss: expected at least one of the two")
     ladder = [0.0, *_checked_rates(rates)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.table import Table
 from torch import nn
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Report:
 
     def table(self) -> Table:
         """All of it as a table for a terminal."""
+        from rich.table import Table
+
         table = Table(title="int8", title_justify="left", caption=self.fallback, caption_justify="left")
         for heading in ("layer", "kind", "input", "output", "SNR, dB"):
             table.add_column(heading, justify="right" if heading == "SNR, dB" else "left")

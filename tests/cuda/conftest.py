@@ -51,3 +51,10 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[Arithmetic]:
 def emulated(request: pytest.FixtureRequest) -> Platform:
     """For what only the emulator can be told, such as the size of the GPU."""
     return platform(request.param)
+
+
+@pytest.fixture
+def gpu() -> None:
+    """For tests that mean nothing without one."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU that torch can use")

@@ -24,6 +24,7 @@ THREADS |= dict.fromkeys(CP, 256)
 # cores the operands of a product take registers too.
 BLOCKS = {"k128x128": 1, "k128x64": 2, "float32 k128x64": 1, "k64x64": 3, "depthwise": 3}
 BLOCKS |= dict.fromkeys(CP, 1)
+PRODUCT = r"\dmultiply(?:_kept|_kept_pixels)?I"  # in the names of kernels
 SPILLED = 48  # bytes of addresses that the compiler may keep elsewhere while a product runs
 LOOP = 30  # products of the main loop, at least
 
@@ -40,7 +41,9 @@ class Kernel(NamedTuple):
         for name in (*CP, "depthwise"):
             if f"{len(name)}{name}I" in self.name:
                 return name
-        tile = re.search(r"\dmultiply(?:_kept)?INS0_9BlockTileI.*?MathELi(\d+)ELi(\d+)E", self.name)
+        tile = re.search(
+            r"\dmultiply(?:_kept|_kept_pixels)?INS0_9BlockTileI.*?MathELi(\d+)ELi(\d+)E", self.name
+        )
         if not tile:
             return None
         size = f"k{tile.group(1)}x{tile.group(2)}"
@@ -106,16 +109,17 @@ def main_loop(body: str) -> set[str]:
 def test_products_are_done_by_the_instructions_meant_for_them() -> None:
     counted = 0
     for name, body in functions(read("--dump-sass")):
-        if not (re.search(r"\dmultiply(_kept)?I", name) or any(f"{kernel}I" in name for kernel in CP)):
+        if not (
+            re.search(r"\dmultiply(_kept|_kept_pixels)?I", name) or any(f"{kernel}I" in name for kernel in CP)
+        ):
             continue
         counted += 1
         integers = "int8Math" in name or "Int8Math" in name
         assert ("IMMA" in body) == integers, name
         assert ("HMMA" in body) == (not integers and "Float32Math" not in name), name
         assert "Float32Math" not in name or "FFMA" in body, name
-        gathered = (
-            "12GatheredRowsES5_" in name
-        )  # both operands: two bytes are too few for an asynchronous copy
+        # both operands: two bytes are too few for an asynchronous copy
+        gathered = "12GatheredRowsES5_" in name or "multiply_kept_pixels" in name
         assert "LDGSTS" in body or gathered, f"{name}: no asynchronous copies"
         assert "LDSM" in body or "Float32Math" in name, f"{name}: no ldmatrix"
         if "STL" in body:

@@ -174,6 +174,27 @@ def test_gradients_agree_with_the_reference(
         reference.assert_mixed_gradients_within_bound(got, reference.perforated_conv2d, *arguments, **options)
 
 
+@pytest.mark.parametrize("multiprocessors", [1, 1000])
+@pytest.mark.parametrize("kind", ["half", "few", "each image"])
+def test_gradients_agree_however_many_blocks_share_a_sum(
+    kind: str,
+    multiprocessors: int,
+    arithmetic: Arithmetic,
+    monkeypatch: pytest.MonkeyPatch,
+    emulated: Platform,
+) -> None:
+    """Even where there are fewer kept outputs than parts of the sum."""
+    monkeypatch.setenv("EMULATOR_MULTIPROCESSORS", str(multiprocessors))
+    case = Case((3, 8, 19, 21), 10, (3, 3), stride=(1, 2), padding=(1, 0), groups=2)
+    x, weight, mask, bias = operands(case, kind, arithmetic)
+    grad = torch.randn(3, 10, 19, 10).to(x.dtype)
+    got = gradients(emulated, case, grad, x, weight, mask)
+    arguments = [arithmetic.operand_eps, grad, x, weight, mask, bias]
+    reference.assert_mixed_gradients_within_bound(
+        got, reference.perforated_conv2d, *arguments, **case.options
+    )
+
+
 @pytest.mark.parametrize("asked", range(3))
 def test_only_what_is_asked_for_is_computed(on: Platform, asked: int) -> None:
     case = TRAINED[-1]
@@ -199,7 +220,9 @@ def test_a_mask_that_keeps_nothing_gives_zeros(on: Platform) -> None:
     case = Case((2, 3, 5, 7), 4, (3, 3))
     x, weight, bias = case.conv2d_arguments()
     for size in ((3, 5), (2, 3, 5)):
-        assert not convolve(on, case, [x, weight, torch.zeros(size).bool(), bias]).any()
+        mask = torch.zeros(size).bool()
+        assert not convolve(on, case, [x, weight, mask, bias]).any()
+        assert not any(g.any() for g in gradients(on, case, torch.randn(2, 4, 3, 5), x, weight, mask))
 
 
 @pytest.mark.parametrize(

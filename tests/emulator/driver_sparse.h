@@ -7,7 +7,7 @@
 
 #include "cuda/column_sparse_conv2d/column_sparse_conv2d.h"
 #include "cuda/conv2d/conv2d.h"
-#include "cuda/perforated_conv2d/perforated_conv2d.h"
+#include "cuda/perforated_conv2d/backward.h"
 #include "driver_case.h"
 
 namespace cnnkern::cuda {
@@ -96,9 +96,17 @@ inline std::string run_perforated_conv2d(const Case& c, const Device& device) {
                               device, nullptr);
   if (error == cudaSuccess)
     error = perforated_conv2d_fold(s, arithmetic, all, y.data(), folded.data(), nullptr);
+  const Memory grad_weight(weight.size(), arithmetic);
+  const Memory partial(perforated_conv2d_backward_scratch(s, arithmetic, device), Arithmetic::kFloat32);
+  std::vector<KeptPlace> places(static_cast<size_t>(kept_places(s)));
+  if (error == cudaSuccess)
+    error = perforated_conv2d_backward({s, arithmetic, all, folded.data(), x.data(), grad_weight.data(),
+                                        static_cast<float*>(partial.data()), begin.data(), places.data()},
+                                       device, nullptr);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  for (int64_t i = 0; i < folded.size(); ++i)
-    if (std::isnan(folded.at(i))) return "an element of the folded gradient is missing";
+  for (const Memory* gradient : {&folded, &grad_weight})
+    for (int64_t i = 0; i < gradient->size(); ++i)
+      if (std::isnan(gradient->at(i))) return "an element of a gradient is missing";
   const double relative =
       static_cast<double>(group_in * taps + 1) * std::ldexp(1, -23) + 3 * operand_eps(arithmetic);
   return compare(

@@ -3,6 +3,7 @@
 
 #include "bindings/cuda/conv2d.h"
 #include "cuda/conv2d/conv2d.h"
+#include "cuda/perforated_conv2d/backward.h"
 
 namespace cnnkern::cuda {
 namespace {
@@ -113,7 +114,33 @@ Tensor perforated_conv2d_packed_cuda(const Tensor& x, const Tensor& packed, cons
   return run(call, image, s, arrays, aligned(packed), bias);
 }
 
-// The gradient of the interpolation, and then those of the dense convolution.
+// The gradient of the weight, from the gradients `folded` of the kept outputs and zeros for the others.
+Tensor weight_gradient(const Call& call, const Image& x, const Conv2dShape& s, const Tensor& folded,
+                       const Tensor& arrays) {
+  const Arithmetic arithmetic = arithmetic_of(x.tensor);
+  Tensor grad =
+      empty_image(s.out_channels, s.in_channels / s.groups, s.kernel_height, s.kernel_width, false, x.tensor);
+  if (s.batch == 0) {
+    torch::stable::zero_(grad);
+    return grad;
+  }
+  const Tensor scratch =
+      empty_scratch(perforated_conv2d_backward_scratch(s, arithmetic, call.device()), x.tensor);
+  const Tensor begin = empty_tensor({arrays.dim() == 4 ? s.batch + 1 : 0}, {1}, ScalarType::Long, x.tensor);
+  const Tensor places = empty_tensor({2 * kept_places(s)}, {1}, ScalarType::Long, x.tensor);
+  static_assert(sizeof(KeptPlace) == 2 * sizeof(int64_t));
+  check_launch(
+      "perforated_conv2d_backward",
+      perforated_conv2d_backward({s, arithmetic, arranged_of(arrays), folded.const_data_ptr(),
+                                  x.tensor.const_data_ptr(), grad.mutable_data_ptr(), data<float>(scratch),
+                                  data<int64_t>(begin), reinterpret_cast<KeptPlace*>(data<int64_t>(places))},
+                                 call.device(), call.stream()));
+  return grad;
+}
+
+// The gradient of the interpolation; of the weight from the kept outputs alone, and of x and bias as a dense
+// convolution has them: the products of a kept output's gradient with the weight, written out for each tap,
+// would take longer to move than tensor cores take to multiply with zeros.
 std::tuple<Tensor, Tensor, Tensor> perforated_conv2d_backward_cuda(const Tensor& grad, const Tensor& x,
                                                                    const Tensor& weight, const Tensor& mask,
                                                                    const Ints& stride, const Ints& padding,
@@ -132,7 +159,10 @@ std::tuple<Tensor, Tensor, Tensor> perforated_conv2d_backward_cuda(const Tensor&
     check_launch("perforated_conv2d_backward",
                  perforated_conv2d_fold(s, arithmetic_of(x), arranged_of(arrays), dense_grad.const_data_ptr(),
                                         folded.mutable_data_ptr(), call.stream()));
-  return conv2d_gradients(call, s, folded, image, weight, output_mask);
+  check(output_mask.size() == 3, "output_mask: expected three values, for x, weight and bias");
+  auto gradients = conv2d_gradients(call, s, folded, image, weight, {output_mask[0], false, output_mask[2]});
+  if (output_mask[1]) std::get<1>(gradients) = weight_gradient(call, image, s, folded, arrays);
+  return gradients;
 }
 
 Tensor sources_cuda(const Tensor& mask, bool nearest) { return sources(Call(mask), mask, nearest); }

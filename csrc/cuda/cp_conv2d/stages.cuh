@@ -90,9 +90,10 @@ struct CpStages {
         group_rank(static_cast<int>(rank / s.groups)) {}
 };
 
-// The four bytes of a row that a lane has in the depthwise stages: one number, or two.
+// The four bytes of a row that a lane has in the depthwise stages: one number, or two. Aligned, or they would
+// be loaded and stored one by one.
 template <class T>
-struct Word {
+struct alignas(4) Word {
   static constexpr int kNumbers = 4 / static_cast<int>(sizeof(T));
   T numbers[kNumbers];
 };
@@ -127,10 +128,11 @@ __device__ __forceinline__ void sum_taps(const Axis& axis, int index, unsigned c
     const int position = axis.position(index, tap);
     if (!Axis::kEveryTap && position == kNoPosition) continue;
     const Word<T> word = word_of<T>(from, row_of(position), lane);
+    const auto weight =
+        reinterpret_cast<const Together<float, Word<T>::kNumbers>*>(weights + tap * kRowElements<T>)[lane];
 #pragma unroll
     for (int i = 0; i < Word<T>::kNumbers; ++i)
-      sums[i] = fmaf(to_float(word.numbers[i]), weights[tap * kRowElements<T> + lane * Word<T>::kNumbers + i],
-                     sums[i]);
+      sums[i] = fmaf(to_float(word.numbers[i]), weight.numbers[i], sums[i]);
   }
   Word<T> result;
 #pragma unroll

@@ -76,13 +76,15 @@ int64_t perforated_conv2d_scratch(const Conv2dShape& shape, Arithmetic arithmeti
   return plan.splits > 1 ? plan.splits * size : 0;
 }
 
+cudaError_t count_kept(const Conv2dShape& shape, const Arranged& arranged, int64_t* begin,
+                       cudaStream_t stream) {
+  const KeptRows kept(shape, arranged, nullptr);
+  return launch(count_images, 1, kScanThreads, kScanThreads * sizeof(int64_t), stream, kept, begin);
+}
+
 cudaError_t perforated_conv2d(const PerforatedConv2dCall& call, const Device& device, cudaStream_t stream) {
-  if (call.arranged.each_image) {
-    const KeptRows kept(call.shape, call.arranged, nullptr);
-    const cudaError_t error =
-        launch(count_images, 1, kScanThreads, kScanThreads * sizeof(int64_t), stream, kept, call.begin);
-    if (error != cudaSuccess) return error;
-  }
+  if (call.arranged.each_image)
+    if (const cudaError_t error = count_kept(call.shape, call.arranged, call.begin, stream)) return error;
   const Conv2dPlan plan = plan_of(call.shape, call.arithmetic, device);
   switch (call.arithmetic) {
     case Arithmetic::kFloat32:

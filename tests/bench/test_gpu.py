@@ -1,0 +1,179 @@
+"""What `make gpu` does around the GPU: it goes on where it stopped, outlives what it runs, and says what was
+reached."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import gpu_benchmarks, gpu_checks
+from bench.gpu_benchmarks import BROKEN, LATE, run_benchmarks
+from bench.gpu_checks import FOUND, Step, run_step, status_of
+from bench.gpu_record import Record, digest_of
+from bench.gpu_report import show
+
+HERE = {"sources": "a", "gpu": "b", "torch": "c", "cuda": "d", "date": "today"}
+# What a machine with nothing but torch, numpy, pytest and pytest-benchmark does not have.
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"rich", "tqdm", "scipy", "tensorly", "safetensors", "hypothesis", "onnx"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_a_second_call_goes_on_and_another_package_begins_again(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "gpu.json"
+    Record(path, HERE).step("build", {"status": "passed"})
+    assert Record(path, HERE | {"date": "tomorrow"}).is_done("build")
+    for name in ("sources", "gpu", "torch"):
+        assert not Record(path, HERE | {name: "other"}).is_done("build")
+
+
+@pytest.mark.parametrize("status", ["failed", "late"])
+def test_what_did_not_pass_is_done_again(tmp_path: Path, status: str) -> None:
+    record = Record(tmp_path / "gpu.json", HERE)
+    record.step("tests", {"status": status})
+    assert not record.is_done("tests")
+
+
+def test_the_package_is_known_by_its_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("1")
+    before = digest_of(tmp_path, ("*.py",))
+    (tmp_path / "b.txt").write_text("2")
+    assert digest_of(tmp_path, ("*.py",)) == before
+    (tmp_path / "a.py").write_text("3")
+    assert digest_of(tmp_path, ("*.py",)) != before
+
+
+def test_a_step_that_takes_too_long_ends_with_its_children_and_leaves_its_words(tmp_path: Path) -> None:
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'outlived')!r}).touch()"
+    run = f"subprocess.run([{sys.executable!r}, '-c', {child!r}])"
+    parent = f"print('begun', flush=True)\nimport subprocess\n{run}"
+    result = run_step(
+        Step("tests", (sys.executable, "-c", parent)), tmp_path / "logs" / "log", time.monotonic() + 1.5
+    )
+    assert result["status"] == "late"
+    assert result["output"] == "begun"
+    time.sleep(2)
+    assert not (tmp_path / "outlived").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said", "status"),
+    [
+        ("test_conv2d", 0, "3 passed", "passed"),
+        ("test_conv2d", 5, "no tests ran", "passed"),
+        ("test_conv2d", 1, "the debugger", "failed"),
+        ("test_conv2d", None, "", "late"),
+        ("memcheck", 0, "========= ERROR SUMMARY: 0 errors", "passed"),
+        ("memcheck", FOUND, "========= ERROR SUMMARY: 2 errors", "failed"),
+        ("memcheck", FOUND, "========= Error: Device not supported", "unavailable"),
+        ("racecheck", 1, "Unable to use a debugger interface", "unavailable"),
+    ],
+)
+def test_what_becomes_of_a_step(name: str, code: int | None, said: str, status: str) -> None:
+    assert status_of(name, code, said) == status
+
+
+def test_benchmarks_go_on_after_one_that_takes_the_process_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash, an error that leaves the GPU unusable, one without an end; then the rest."""
+    path = tmp_path / "gpu.json"
+    script = iter([({"running": "first"}, -11), ({"benchmarks": {"second": {"error": "bad"}}}, BROKEN)])
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        found = json.loads(path.read_text())
+        change, code = next(script, ({"running": "third"}, None))
+        if "third" in found["benchmarks"]:
+            change, code = {"benchmarks": {"fourth": {"seconds": {}}}}, 0
+        found["benchmarks"] |= change.get("benchmarks", {})
+        path.write_text(json.dumps(found | {k: v for k, v in change.items() if k != "benchmarks"}))
+        if code is None:
+            raise subprocess.TimeoutExpired(command, 1)
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(gpu_benchmarks.subprocess, "run", run)
+    record = Record(path, HERE)
+    run_benchmarks(record, time.monotonic() + 100)
+    assert record.found["benchmarks"] == {
+        "first": {"error": "the process ended with -11"},
+        "second": {"error": "bad"},
+        "third": {"error": LATE},
+        "fourth": {"seconds": {}},
+    }
+
+
+def test_a_process_that_fails_without_a_contest_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(
+        gpu_benchmarks.subprocess,
+        "run",
+        lambda command, **_: calls.append(command) or subprocess.CompletedProcess(command, 1),
+    )
+    run_benchmarks(Record(tmp_path / "gpu.json", HERE), time.monotonic() + 100)
+    assert len(calls) == 1
+
+
+def test_every_file_of_tests_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_checks.shutil, "which", lambda _: None)
+    steps = {step.name: step for step in gpu_checks.check_steps()}
+    assert {"memcheck", "racecheck", "test_on_gpu", "test_conv2d"} < set(steps)
+    assert "test_schedules" not in steps
+    assert steps["memcheck"].reason == "there is no compute-sanitizer here"
+    file, _, test = gpu_checks.SANITIZED_TEST.partition("::")
+    assert f"def {test}(" in (gpu_checks.ROOT / file).read_text()
+
+
+def test_the_report_says_what_was_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(suite: str, rank: int | None, **seconds: float) -> dict:
+        work = {"suite": suite, "rank": rank, "flops": 4e9, "dense_flops": 24e9, "bytes": 10**6}
+        return {
+            "work": work,
+            "seconds": {f"{who.replace('_', ' ')}/contiguous": s for who, s in seconds.items()},
+        }
+
+    found = {
+        "environment": HERE,
+        "steps": {"build": {"status": "passed", "seconds": 61.2}},
+        "peaks": {"bfloat16": 4e14, "bandwidth": 4e12},
+        "benchmarks": {
+            "layer, R=8, batch 1, bfloat16": row("cp", 8, cnnkern=2e-5, cudnn=4e-5, cudnn_dense=6e-5),
+            "other, R=8, batch 1, bfloat16": row("cp", 8, cnnkern=4e-5, cudnn=4e-5, cudnn_dense=2e-5),
+            "layer, rate 0.5, batch 1, bfloat16": row(
+                "perforated 0.5", None, cnnkern=1, cudnn=2, cnnkern_dense=5
+            ),
+            "8 x 8 x 8, product, int8": row("int8 gemm", None, cnnkern=2.0, torch=1.0),
+            "broken, dense, batch 1, tf32": {"error": "out of bounds\nmore"},
+        },
+    }
+    show(found)
+    said = capsys.readouterr().out
+    assert "build: passed in 61 s" in said
+    assert "broken, dense, batch 1, tf32" in said
+    assert (
+        "not reached: fused CP over cuDNN's four convolutions: at least 1.5, got 1.41, geometric mean of 2"
+        in said
+    )
+    assert "got that in 1 of 2, 0.50 to 3.00" in said  # over the dense layer
+    assert "reached:     column-sparse and perforated, share of what the FLOPs save: at least 0.7" in said
+    assert "not reached: int8 product over torch._int_mm: at least 0.8, got 0.50" in said
+    assert "cp, bfloat16: geometric mean 1.41 over 2" in said
+    assert "dense over cuDNN" not in said  # nothing about what was not run
+
+
+def test_checks_need_no_package_but_torch_and_pytest() -> None:
+    """Build, tests and sanitizers run where the package's own dependencies are missing."""
+    script = WITHOUT + "import cnnkern, bench.gpu\n"
+    for path in sorted((gpu_checks.ROOT / "tests" / "cuda").glob("*.py")):
+        script += f"import tests.cuda.{path.stem}\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
