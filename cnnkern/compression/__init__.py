@@ -1,13 +1,23 @@
 """From a trained model to a faster one: where its time goes, what takes its layers' places, its file."""
 
-from cnnkern.compression.compressor import Compressed, compress
-from cnnkern.compression.exporting import to_stock
-from cnnkern.compression.finetuning import Distill
-from cnnkern.compression.losses import Divergence
-from cnnkern.compression.profile_report import LayerProfile, Profile
-from cnnkern.compression.profiling import profile
-from cnnkern.compression.report import Report
-from cnnkern.compression.storage import load, save
+import importlib
+from typing import Any
+
+# Where each name is. They are imported when they are asked for: costs and clocks, which the benchmarks use,
+# need nothing but torch.
+_HOMES = {
+    "Compressed": "compressor",
+    "Distill": "finetuning",
+    "Divergence": "losses",
+    "LayerProfile": "profile_report",
+    "Profile": "profile_report",
+    "Report": "report",
+    "compress": "compressor",
+    "load": "storage",
+    "profile": "profiling",
+    "save": "storage",
+    "to_stock": "exporting",
+}
 
 __all__ = [
     "Compressed",
@@ -22,3 +32,9 @@ __all__ = [
     "save",
     "to_stock",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
