@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnkern
-from cnnkern.compression import fits
+from cnnkern.compression import compressor, fits
 from cnnkern.compression.pictures import Points, scatter
 from tests.compression.clocks import script
 
@@ -27,6 +27,7 @@ X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch.setattr)
+    monkeypatch.setattr(compressor, "FRONT_STEPS", 2)
 
 
 def compress(model: nn.Module, x: Any = X, **options: Any) -> cnnkern.compression.Compressed:
