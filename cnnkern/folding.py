@@ -8,7 +8,7 @@ folded weight is the nearest one of its dtype.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -47,6 +47,7 @@ def fold_batch_norm(model: Model) -> Model:
     Raises UntraceableError, a ValueError, for a model that `torch.fx` cannot trace.
     """
     model = copy.deepcopy(model).eval()
+    memo: dict[int, Any] = {}
     for layer_name, norm_name in foldable(trace(model)).items():
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         weight_name = OUTPUT_WEIGHTS.get(type(layer), "weight")
@@ -54,8 +55,10 @@ def fold_batch_norm(model: Model) -> Model:
         weight, bias = fold(old.detach(), layer.bias, norm)
         setattr(layer, weight_name, nn.Parameter(weight, requires_grad=old.requires_grad))
         layer.bias = nn.Parameter(bias.detach(), requires_grad=old.requires_grad)
-        model.set_submodule(norm_name, nn.Identity().eval())
-    return model
+        memo[id(norm)] = nn.Identity().eval()
+    # by a copy, which finds a norm wherever it is kept, in a plain list too
+    memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
 
 
 class UntraceableError(ValueError):

@@ -87,6 +87,25 @@ def test_a_model_that_cannot_be_traced_is_refused() -> None:
         fold_batch_norm(Dynamic())
 
 
+def test_a_norm_in_a_plain_list_is_folded_there_too() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), used(nn.BatchNorm2d(4))
+            self.order = [self.conv, self.norm]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.order:
+                x = layer(x)
+            return x
+
+    model, x = Listed().double().eval(), torch.randn(2, 3, 5, 5).double()
+    folded = fold_batch_norm(model)
+    assert folded.order[1] is folded.norm
+    assert isinstance(folded.norm, nn.Identity)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-12, atol=1e-12)
+
+
 def test_what_is_looked_at_or_used_besides_is_left() -> None:
     class Used(nn.Module):
         def __init__(self) -> None:
