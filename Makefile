@@ -62,15 +62,17 @@ build/simde/.build: $(VENV)/.requirements $(BUILD_INPUTS) $(PACKAGE)
 	  $(PIP_BUILD) --target build/simde .
 	touch $@
 
-# Threads that wait for work without spinning: the small cases of tests gain nothing by it, and a busy machine loses.
+# A process for each CPU, each of one thread but where a test asks for more; threads that wait for work do not spin.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
+test-native test-sanitized test-simde: export OMP_NUM_THREADS = 1
 test-native test-sanitized test-simde: export OMP_WAIT_POLICY = passive
 
 test-native: build
-	$(BIN)/pytest
+	$(PYTEST)
 
 # A variant stands before the source tree on the path, which still holds the tests' own helpers.
 VARIANT_TEST = CNNKERN_TEST_VARIANT=$(1) PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1) \
-  $(BIN)/pytest --override-ini pythonpath="build/$(1) ." tests/house/test_variant.py tests/ops
+  $(PYTEST) --override-ini pythonpath="build/$(1) ." tests/house/test_variant.py tests/ops
 
 # Python itself is not sanitized, so the runtimes must be there first; it never frees all it allocates, and torch's
 # own alignment habits are not our subject.

@@ -11,7 +11,7 @@ import torch
 from bench import contests, int8, overhead
 from bench.contests import Contest
 from bench.layers import BATCHES, LAYERS, Layer, Workload
-from bench.results import Results, Row, Run, environment
+from bench.results import Results, Row, Run, environment, pool
 from bench.rivals.onnx_runtime import OnnxRuntime
 from bench.timing import interleave, thread_count
 from bench.training_memory import training_memory
@@ -194,7 +194,7 @@ def _race(
     for run in range(settings.runs):
         bandwidth = _C.memory_bandwidth(threads, BANDWIDTH_SECONDS)
         for layer, batch in product(layers, settings.batches):
-            advance(f"{layer.name}, batch {batch}, {threads} threads, run {run + 1} of {settings.runs}")
+            advance(f"{layer.name}, batch {batch}, {pool(threads)}, run {run + 1} of {settings.runs}")
             entered = enter(layer, batch)
             if run == 0:
                 for contest in entered:

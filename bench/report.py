@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench import int8, overhead
 from bench.layers import DENSITIES, RATES
-from bench.results import Results, Row, Summary, least, summarize
+from bench.results import Results, Row, Summary, least, pool, summarize
 
 REPORT_WIDTH = 130  # what the widest table needs
 
@@ -45,8 +45,7 @@ def show(results: Results, console: Console) -> None:
     )
     for (suite, threads, batch), rows in groupby(sorted(results.rows, key=_section), _section):
         title, columns = list(SUITES.values())[suite]
-        pool = "1 thread" if threads == 1 else f"{threads} threads"
-        console.print(_table(f"{title}. Batch {batch}, {pool}", columns, list(rows)))
+        console.print(_table(f"{title}. Batch {batch}, {pool(threads)}", columns, list(rows)))
     console.print(f"[dim]{LEGEND}[/]")
     for note in results.notes:
         console.print(f"[yellow]{note}[/]")

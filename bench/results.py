@@ -210,7 +210,12 @@ def environment() -> dict[str, str | int]:
 def machine_slug() -> str:
     """The machine as a file name: CPU, threads."""
     words = re.sub(r"\((R|TM)\)|CPU|Processor", " ", cpu_model())
-    return "-".join([*re.findall(r"[a-z0-9.]+", words.lower()), f"{torch.get_num_threads()}-threads"])
+    return "-".join(re.findall(r"[a-z0-9.]+", f"{words} {pool(torch.get_num_threads())}".lower()))
+
+
+def pool(threads: int) -> str:
+    """Threads in words."""
+    return f"{threads} thread{'s' * (threads != 1)}"
 
 
 def cpu_model() -> str:

@@ -22,7 +22,7 @@ from bench.contests import cp, dense
 from bench.experiments.record import record, table_of
 from bench.experiments.spectrum import trained_like
 from bench.layers import LAYERS, Layer
-from bench.results import RESULTS
+from bench.results import RESULTS, pool
 from bench.timing import interleave, thread_count
 from cnnkern import decomposition
 from examples.picture import GREY, PALETTE
@@ -162,7 +162,7 @@ def _draw(figure: Figure, document: dict) -> None:
         axes.legend()
     settings = document["settings"]
     figure.suptitle(
-        f"AlexNet conv2, batch {settings['batch']}, {settings['threads']} threads  ·  "
+        f"AlexNet conv2, batch {settings['batch']}, {pool(settings['threads'])}  ·  "
         f"{document['environment']['cpu']}",
         fontsize=10,
     )

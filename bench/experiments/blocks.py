@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.contests import FORMATS, our_calls, stock_calls
 from bench.experiments.block_zoo import BLOCKS
 from bench.experiments.record import record, table_of
-from bench.results import RESULTS
+from bench.results import RESULTS, pool
 from bench.timing import check, interleave, thread_count
 from cnnkern import Im2colConv2d
 from cnnkern.compression.cost import flops
@@ -170,7 +170,7 @@ def _draw(figure: Figure, document: dict) -> None:
     settings = document["settings"]
     figure.suptitle(
         f"Blocks on {settings['size']}x{settings['size']} maps, batch {settings['batch']}, "
-        f"{settings['threads']} threads  ·  {document['environment']['cpu']}",
+        f"{pool(settings['threads'])}  ·  {document['environment']['cpu']}",
         fontsize=10,
     )
 

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
+from bench.results import pool
 from examples.picture import GREY, PALETTE
 
 NAMES = {"conv2": "second layer", "conv3": "third layer", "both": "both layers"}
@@ -36,7 +37,7 @@ def draw(figure: Figure, document: dict) -> None:
     _trade(lower[2], networks, original, document["paper"])
     settings = document["settings"]
     figure.suptitle(
-        f"CharNet, {original:.1%} right, batch {settings['batch']}, {settings['threads']} threads  ·  "
+        f"CharNet, {original:.1%} right, batch {settings['batch']}, {pool(settings['threads'])}  ·  "
         f"{document['environment']['cpu']}",
         fontsize=10,
     )

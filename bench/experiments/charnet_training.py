@@ -23,7 +23,7 @@ LAYERS = ("conv2", "conv3")
 BATCH_SIZE = 64
 LEARNING_RATE = 0.05
 LARGEST_GRADIENT = 2.0  # norm over all parameters: without batch norms the rate above explodes at times
-FINE_TUNING_RATE = 0.01
+FINE_TUNING_RATE = 0.003
 
 
 class Diverged(RuntimeError):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import cnnkern
 from bench.experiments.record import record, table_of
-from bench.results import RESULTS
+from bench.results import RESULTS, pool
 from bench.rivals.onnx_runtime import OnnxRuntime
 from bench.rivals.process import RivalCall
 from bench.rivals.torch_network import TorchNetwork
@@ -303,7 +303,7 @@ def _draw(figure: Figure, document: dict) -> None:
         axes.set_xlim(left=0)
         axes.margins(x=0.25, y=0.2)
     figure.suptitle(
-        f"Whole networks, {document['settings']['threads']} threads  ·  {document['environment']['cpu']}",
+        f"Whole networks, {pool(document['settings']['threads'])}  ·  {document['environment']['cpu']}",
         fontsize=10,
     )
 

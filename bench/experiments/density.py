@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.contests import our_calls, stock_calls
 from bench.experiments.density_picture import draw
 from bench.report import REPORT_WIDTH
-from bench.results import RESULTS, environment, machine_slug
+from bench.results import RESULTS, environment, machine_slug, pool
 from bench.timing import Call, Contender, check, interleave, thread_count
 from cnnkern import ColumnSparseConv2d, Im2colConv2d, ops
 from cnnkern.reference import conv2d, error_bound
@@ -182,7 +182,7 @@ def wins_from(points: Sequence[Point], threads: int) -> dict[str, float | None]:
 
 
 def _table(points: Sequence[Point], threads: int) -> Table:
-    table = Table(title=f"Milliseconds on {threads} threads", title_justify="left")
+    table = Table(title=f"Milliseconds on {pool(threads)}", title_justify="left")
     own = [point for point in points if point.threads == threads]
     for heading in ("density", *own[0].seconds):
         table.add_column(heading, justify="right")

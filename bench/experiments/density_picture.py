@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from bench.results import pool
 from examples.files import written_whole
 from examples.picture import GREY, PALETTE, STYLE
 
@@ -29,7 +30,7 @@ def draw(path: Path, document: dict) -> None:
         panels = figure.subplots(1, len(settings["threads"]), sharey=True, squeeze=False)[0]
         for axes, threads in zip(panels, settings["threads"], strict=True):
             _times(axes, [point for point in document["points"] if point["threads"] == threads])
-            axes.set_title(f"{threads} thread{'s' * (threads > 1)}")
+            axes.set_title(pool(threads))
         panels[0].set_ylabel("milliseconds")
         panels[0].legend(loc="lower right")
         channels, size = settings["channels"], settings["size"]

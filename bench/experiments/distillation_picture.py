@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.results import pool
 from examples.picture import GREY, PALETTE
 
 
@@ -14,7 +15,7 @@ def draw(figure: Figure, document: dict) -> None:
     settings = document["settings"]
     figure.suptitle(
         f"A DenseNet teaches a SqueezeNet, {settings['images'] or 'all'} images of Fashion-MNIST, "
-        f"{document['student_steps']} steps  ·  {settings['threads']} threads  ·  "
+        f"{document['student_steps']} steps  ·  {pool(settings['threads'])}  ·  "
         f"{document['environment']['cpu']}",
         fontsize=10,
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.experiments.record import record, table_of
 from bench.experiments.spectrum import trained_like
 from bench.layers import LAYERS, Layer
-from bench.results import RESULTS
+from bench.results import RESULTS, pool
 from bench.timing import Call, interleave, thread_count
 from cnnkern import CPConv2d, Im2colConv2d
 from cnnkern.compression.methods import METHODS, forms
@@ -58,7 +58,7 @@ FORMS = {
     "Tucker-2": Form("tucker2", _pair, lambda weight, ranks: tucker2(weight, ranks).error),
     "CP": Form(
         "cp",
-        lambda conv, share: max(1, round(2 * share * max(conv.weight.shape[:2]))),
+        lambda conv, share: max(1, round(4 * share * max(conv.weight.shape[:2]))),
         lambda weight, rank: cp(weight, rank, verbose=False).error,
     ),
     "bi-clustered": Form(
@@ -195,7 +195,7 @@ def _draw(figure: Figure, document: dict) -> None:
     panels[0].legend()
     settings = document["settings"]
     figure.suptitle(
-        f"Factorized forms at equal time, batch {settings['batch']}, {settings['threads']} threads  ·  "
+        f"Factorized forms at equal time, batch {settings['batch']}, {pool(settings['threads'])}  ·  "
         f"{document['environment']['cpu']}",
         fontsize=10,
     )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.contests import our_calls, stock_calls
 from bench.experiments.record import record, table_of
-from bench.results import RESULTS
+from bench.results import RESULTS, pool
 from bench.timing import Call, Contender, check, interleave, thread_count
 from cnnkern import Im2colConv2d
 from cnnkern.reference import conv2d, error_bound
@@ -160,7 +160,7 @@ def _table(points: list[Point], threads: int) -> Table:
         if point.threads == threads
     ]
     headings = ["kernel", *(f"ms {way}" for way in WAYS), "GFLOP/s ours", "fastest"]
-    return table_of(f"Ways to compute the same layer, {threads} threads", headings, rows)
+    return table_of(f"Ways to compute the same layer, {pool(threads)}", headings, rows)
 
 
 def _draw(figure: Figure, document: dict) -> None:
@@ -171,7 +171,7 @@ def _draw(figure: Figure, document: dict) -> None:
         for way, colour in zip(WAYS, PALETTE, strict=False):
             times = [1e3 * point["seconds"][way] for point in own]
             axes.plot([point["kernel"] for point in own], times, "o-", color=colour, label=way)
-        axes.set(title=f"{threads} thread{'s' * (threads > 1)}", xlabel="kernel size", yscale="log")
+        axes.set(title=f"{pool(threads)}", xlabel="kernel size", yscale="log")
         axes.set_xticks([point["kernel"] for point in own])
     panels[0].set_ylabel("milliseconds")
     panels[0].legend()

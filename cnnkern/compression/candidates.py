@@ -120,15 +120,16 @@ def fitted(
 
 
 def drop_dominated(candidates: Sequence[Candidate]) -> None:
-    """A verdict for each candidate that another one beats in time and in error, but for those that join."""
-    alive = [candidate for candidate in candidates if candidate.layer is not None]
-    for candidate in alive:
-        for other in alive:
-            no_worse = other.seconds <= candidate.seconds and other.error <= candidate.error
-            better = other.seconds < candidate.seconds or other.error < candidate.error
-            if no_worse and better and not candidate.joins:
-                candidate.verdict = f"slower and less exact than {other.title}"
-                break
-    for candidate in alive:
+    """A verdict for each candidate that is not faster by MARGIN than a more exact one, but for those that
+    join: what is left, from the most exact to the fastest, is worth the time to measure its loss."""
+    fastest: Candidate | None = None
+    left = [candidate for candidate in candidates if candidate.layer is not None and not candidate.verdict]
+    for candidate in sorted(left, key=lambda each: (each.error, each.seconds)):
+        if fastest is None or candidate.seconds <= (1 - MARGIN) * fastest.seconds:
+            fastest = candidate
+        elif not candidate.joins:
+            how = "slower" if candidate.seconds >= fastest.seconds else "hardly faster"
+            candidate.verdict = f"{how} and less exact than {fastest.title}"
+    for candidate in candidates:
         if candidate.verdict:
             candidate.layer = None  # its memory is needed

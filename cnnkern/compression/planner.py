@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-TIE = 1e-6  # how much the other quantity counts, so that of equal plans the better one is taken
+ROUNDING = 1e-9  # of sums
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,17 @@ class Knapsack:
     bonds: Sequence[Bond] = ()
 
     def least_loss(self, seconds: float) -> list[int] | None:
-        """The plan with the least sum of losses that takes `seconds` at most.
+        """The plan with the least sum of losses that takes `seconds` at most, and of several the fastest.
 
         None where even the fastest one takes longer.
         """
-        return self._solve(self._losses(), self._seconds(), seconds)
+        plan = self._solve(self._losses(), self._seconds(), seconds)
+        return plan and self._solve(self._seconds(), self._losses(), _above(self.total(plan).loss))
 
     def least_seconds(self, loss: float = math.inf) -> list[int] | None:
-        """The fastest plan whose losses add up to `loss` at most."""
-        return self._solve(self._seconds(), self._losses(), loss)
+        """The fastest plan whose losses add up to `loss` at most, and of several the one that loses least."""
+        plan = self._solve(self._seconds(), self._losses(), loss)
+        return plan and self._solve(self._losses(), self._seconds(), _above(self.total(plan).seconds))
 
     def total(self, plan: Sequence[int]) -> Option:
         """What a plan takes and loses by the estimate."""
@@ -92,7 +94,7 @@ class Knapsack:
         largest = max(map(abs, weight)) or 1.0
         cost, weight = np.asarray(cost) / (max(map(abs, cost)) or 1.0), np.asarray(weight) / largest
         solved = milp(
-            cost + TIE * weight,
+            cost,
             integrality=np.ones(len(cost)),
             bounds=Bounds(0, 1),
             constraints=[
@@ -115,3 +117,8 @@ class Knapsack:
                 rows.append(np.zeros(starts[-1] + len(self.bonds)))
                 rows[-1][[index, starts[layer] + option]] = 1, -1
         return [LinearConstraint(np.array(rows), -np.inf, 0)] if rows else []
+
+
+def _above(total: float) -> float:
+    """A limit that keeps what adds up to `total`, whatever the order."""
+    return total + ROUNDING * abs(total)

@@ -81,7 +81,8 @@ class Planner:
             if not self._build(plan, factor):
                 break
             attempt = self.tried[-1].attempt
-            if target <= attempt.speedup <= target * (1 + CLOSE):
+            lossless = attempt.loss <= self.loss
+            if attempt.speedup >= target and (attempt.speedup <= target * (1 + CLOSE) or lossless):
                 break
             saved = self.own - self.choices.total(plan).seconds
             gained = self.folded - self.whole / attempt.speedup

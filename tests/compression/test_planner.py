@@ -50,8 +50,14 @@ def test_what_cannot_be_has_no_plan():
     assert Knapsack([]).least_loss(1) == []
 
 
-def test_of_equal_plans_the_faster_one_is_taken():
+def test_of_equal_plans_the_better_one_is_taken():
     assert Knapsack([[Option(3, 0), Option(1, 0), Option(2, 0)]]).least_loss(10) == [1]
+    assert Knapsack([[Option(3, 2), Option(3, 1), Option(3, 3)]]).least_seconds() == [1]
+
+
+def test_speed_that_costs_nothing_is_taken_however_much_others_lose():
+    free, dear = [Option(3e-3, 0), Option(2.9e-3, 0)], [Option(1, 0), Option(0.5, 900)]
+    assert Knapsack([free, dear]).least_loss(10) == [1, 0]
 
 
 def test_the_front_goes_from_the_fastest_plan_to_the_exact_one():

@@ -1,6 +1,7 @@
 """Compiles the CUDA kernels as C++ against the emulator: with their bindings as a library for torch, and
 without as a program that needs neither torch nor Python, which is what the sanitizers can look into."""
 
+import fcntl
 import functools
 import os
 import subprocess
@@ -15,6 +16,7 @@ from build_support.objects import Object, compile_changed
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = Path(__file__).parent
+BUILDS = ROOT / "build" / "emulated"
 OPTIONS = ("-std=c++20", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas")
 PLAIN = ("-O2",)
 LIBRARY = "cnnkern_emulated"
@@ -22,7 +24,7 @@ LIBRARY = "cnnkern_emulated"
 
 def folder_of(*options: str) -> Path:
     """Where the object files go that are compiled with these options."""
-    return ROOT / "build" / "emulated" / "".join(options).replace("=", "-").strip("-")
+    return BUILDS / "".join(options).replace("=", "-").strip("-")
 
 
 def compiler(*options: str, first: Iterable[Path] = ()) -> tuple[str, ...]:
@@ -42,11 +44,15 @@ def kernel_objects(folder: Path, command: tuple[str, ...]) -> list[Object]:
 
 
 def link(target: Path, command: tuple[str, ...], objects: list[Object], *libraries: str) -> Path:
-    """Links `target` where an object is newer."""
-    compile_changed(objects)
-    newest = max(o.path.stat().st_mtime_ns for o in objects)
-    if not target.exists() or target.stat().st_mtime_ns < newest:
-        subprocess.run([*command, *(str(o.path) for o in objects), "-o", str(target), *libraries], check=True)
+    """Links `target` where an object is newer; one process of the tests at a time."""
+    BUILDS.mkdir(parents=True, exist_ok=True)
+    with open(BUILDS / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compile_changed(objects)
+        newest = max(o.path.stat().st_mtime_ns for o in objects)
+        if not target.exists() or target.stat().st_mtime_ns < newest:
+            parts = [str(o.path) for o in objects]
+            subprocess.run([*command, *parts, "-o", str(target), *libraries], check=True)
     return target
 
 
