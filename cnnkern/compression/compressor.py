@@ -46,7 +46,7 @@ from cnnkern.compression.search import Layer, search
 from cnnkern.compression.timing import Turn, interleave
 from cnnkern.folding import UntraceableError, fold_batch_norm
 from cnnkern.modules import unwrapped
-from cnnkern.nn import PerforatedConv2d
+from cnnkern.nn import Int8Conv2d, PerforatedConv2d
 
 FRONT_STEPS = 16
 
@@ -107,7 +107,8 @@ def compress(
         seconds: of timing, for each layer and for each network.
 
     Returns:
-        (model, report): a new model in eval mode; `model` itself, where nothing is gained by five percent.
+        (model, report): a new model in eval mode, for `torch.no_grad()` where it has int8 layers; the old one
+        where nothing is gained by five percent.
 
     Raises:
         TypeError, ValueError: an argument that cannot be; the message names it.
@@ -163,7 +164,7 @@ def compress(
         notes = [
             *_shortfall(built, target_speedup),
             *_handed_on(planner, built),
-            *_of_one_size(planner, built),
+            *_limits(built),
             *not_folded,
             *first(lambda: _other_layout(original, example_input, seconds)),
         ]
@@ -230,11 +231,14 @@ def _handed_on(planner: Planner, built: Built | None) -> list[str]:
     return [f"Integers pass between {', between '.join(groups)}: {saved * 1e3:.3g} ms less."]
 
 
-def _of_one_size(planner: Planner, built: Built | None) -> list[str]:
-    """A note where the network is for images of one size from now on."""
-    if built is None or not any(isinstance(each, PerforatedConv2d) for each in built.layers.values()):
-        return []
-    return ["Perforated layers have masks for the size of the example: other sizes are refused."]
+def _limits(built: Built | None) -> list[str]:
+    """Notes on what the network cannot do any more."""
+    kinds = set() if built is None else {type(layer) for layer in built.layers.values()}
+    said = {
+        PerforatedConv2d: "Perforated layers have masks for the size of the example; other sizes are refused",
+        Int8Conv2d: "Int8 layers have no gradient: run the model under torch.no_grad()",
+    }
+    return [f"{note}." for kind, note in said.items() if kind in kinds]
 
 
 def _other_layout(original: nn.Module, example: Any, seconds: float) -> list[str]:

@@ -186,9 +186,13 @@ def test_batches_of_other_sizes_other_paths_and_none():
     assert all("cannot be fitted to the calibration: ValueError: mask" in each for each in verdicts)
 
 
-def test_perforated_layers_come_with_a_note():
-    _, report = compress(Net(), methods=("perforated",))
-    assert any("other sizes are refused" in note for note in report.notes)
+@pytest.mark.parametrize(
+    ("method", "note"),
+    [("perforated", "other sizes are refused"), ("int8", "run the model under torch.no_grad")],
+)
+def test_what_the_network_cannot_do_any_more_is_told(method: str, note: str):
+    _, report = compress(Net(), methods=(method,))
+    assert any(note in each for each in report.notes)
 
 
 @dataclass
