@@ -1,12 +1,15 @@
-"""The command line: `python -m cnnkern info | profile | compress`, also installed as `cnnkern`."""
+"""The command line: `python -m cnnkern info | profile | bench | compress`, also installed as `cnnkern`.
+
+What is asked for goes to stdout, and whatever else is said, the model's own code included, to stderr.
+"""
 
 import argparse
 import importlib
 import json
-import pickle
-import platform
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -17,24 +20,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cnnkern
+from cnnkern.compression.contest import contest
 from cnnkern.compression.files import written_whole
-from cnnkern.compression.machine import cpu_name
+from cnnkern.compression.machine import gather, table_of
 from cnnkern.compression.methods import DEFAULT_METHODS, METHODS
-from cnnkern.compression.running import call, in_format
+from cnnkern.compression.running import call, in_format, inference, model_in_format
 
-ERROR, NOTHING_GAINED = 1, 3  # exit statuses; 2 is argparse's, for wrong usage
+# exit statuses; 2 is argparse's, for wrong usage, and 130 what shells have for Ctrl-C
+ERROR, NOTHING_GAINED, INTERRUPTED = 1, 3, 130
 CALIBRATION = 32  # inputs of the data that layers are fitted to; the rest measures the loss
 
 EXAMPLES = """\
 examples:
   python -m cnnkern info --json
   python -m cnnkern profile torchvision.models:resnet18 --input-shape 1,3,224,224
+  python -m cnnkern bench torchvision.models:resnet18 --input-shape 1,3,224,224 --methods cp int8
   python -m cnnkern compress mine.nets:net --weights net.safetensors --input-shape 16,3,64,64 \\
       --data held_out.safetensors --target-speedup 2 --output faster.safetensors --report report
 
 A compressed file is read with cnnkern.load(path, model), or given to --weights again.
-Exit status: 0 done, 1 an error, 2 wrong usage, 3 compress found nothing to gain.
-The benchmarks are in the source tree: python -m bench."""
+Exit status: 0 done, 1 an error, 2 wrong usage, 3 compress found nothing to gain, 130 interrupted.
+The benchmarks of the package itself are in the source tree: python -m bench."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("cnnkern: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print(f"cnnkern: error: {' '.join(lines[:4])}", file=sys.stderr)
@@ -62,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     info.set_defaults(run=_info)
     _add_profile(commands)
+    _add_bench(commands)
     _add_compress(commands)
     return parser
 
@@ -72,6 +82,15 @@ def _add_profile(commands: argparse._SubParsersAction) -> None:
     _add_model(profile)
     profile.add_argument("--report", type=Path, metavar="DIR", help="for profile.json and profile.svg")
     profile.set_defaults(run=_profile)
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    text = "each convolution of a model beside what could take its place: times alone, nothing is fitted"
+    bench = commands.add_parser("bench", help=text, description=text)
+    _add_model(bench)
+    _add_methods(bench)
+    bench.add_argument("--report", type=Path, metavar="DIR", help="for bench.json")
+    bench.set_defaults(run=_bench)
 
 
 def _add_compress(commands: argparse._SubParsersAction) -> None:
@@ -89,15 +108,14 @@ def _add_compress(commands: argparse._SubParsersAction) -> None:
         f"the first {CALIBRATION} are what layers are fitted to, the others say what is lost: cross-entropy "
         "with labels, else how far outputs are from the original's; random inputs without it",
     )
-    compress.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS),
-        help="to choose from; default: %(default)s",
-    )  # fmt: skip
+    _add_methods(compress)
     compress.add_argument(
         "--output", type=Path, metavar="FILE", default=Path("compressed.safetensors"),
         help="where the compressed model goes; default: %(default)s",
     )  # fmt: skip
-    compress.add_argument("--cache", type=Path, metavar="DIR", help="keep finished fits there, and use them")
+    compress.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep finished fits there: what was interrupted goes on"
+    )
     compress.add_argument("--seed", type=int, default=0, help="of fits; default: %(default)s")
     compress.add_argument("--report", type=Path, metavar="DIR", help="for report.json and report.html")
     compress.set_defaults(run=_compress)
@@ -120,35 +138,61 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
+def _add_methods(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS),
+        help=f"of {', '.join(METHODS)}; default: all but biclustered",
+        metavar="METHOD",
+    )  # fmt: skip
+
+
 def _profile(options: argparse.Namespace) -> None:
-    model, example = _model_and_example(options)
-    profile = cnnkern.profile(model, example, seconds=options.seconds)
+    with redirect_stdout(sys.stderr):
+        _check_folder(options.report)
+        model, example = _model_and_example(options)
+        profile = cnnkern.profile(model, example, seconds=options.seconds)
     if options.report:
         _write(options.report / "profile.json", profile.to_json())
         profile.save_picture(options.report / "profile.svg")
     print(profile.to_json() if options.json else profile)
 
 
+def _bench(options: argparse.Namespace) -> None:
+    with redirect_stdout(sys.stderr):
+        _check_folder(options.report)
+        model, example = _model_and_example(options)
+        found = contest(model, example, options.methods, options.seconds)
+    if options.report:
+        _write(options.report / "bench.json", found.to_json())
+    print(found.to_json() if options.json else found)
+
+
 def _compress(options: argparse.Namespace) -> int:
-    model, example = _model_and_example(options)
-    calibration, evaluate = _data(options, model)
-    faster, report = cnnkern.compress(
-        model,
-        example,
-        target_speedup=options.target_speedup,
-        max_loss_increase=options.max_loss_increase,
-        calibration=calibration,
-        evaluate=evaluate,
-        methods=options.methods,
-        seed=options.seed,
-        cache=options.cache,
-        seconds=options.seconds,
-    )
+    with redirect_stdout(sys.stderr):
+        # before the long search, and not after it
+        _check_folder(options.report)
+        _check_folder(options.output.parent)
+        if options.output.is_dir():
+            raise ValueError(f"--output: expected a file, got the folder {options.output}")
+        model, example = _model_and_example(options)
+        calibration, evaluate = _data(options, model)
+        faster, report = cnnkern.compress(
+            model,
+            example,
+            target_speedup=options.target_speedup,
+            max_loss_increase=options.max_loss_increase,
+            calibration=calibration,
+            evaluate=evaluate,
+            methods=options.methods,
+            seed=options.seed,
+            cache=options.cache,
+            seconds=options.seconds,
+        )
+    if report.changed:
+        cnnkern.save(faster, options.output)
     if options.report:
         _write(options.report / "report.json", report.to_json())
         report.save_html(options.report / "report.html")
-    if report.changed:
-        cnnkern.save(faster, options.output)
     if options.json:
         print(report.to_json())
     else:
@@ -165,8 +209,16 @@ def _model_and_example(options: argparse.Namespace) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     example = torch.randn(options.input_shape)
     if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model_in_format(model, torch.channels_last)
         example = in_format(example, torch.channels_last)
+    try:
+        with inference(model):
+            call(model, example)
+    except Exception as error:  # whatever the user's own code raises
+        shape = ",".join(map(str, options.input_shape))
+        raise ValueError(
+            f"model: {options.model} failed on --input-shape {shape} with {_said(error)}"
+        ) from error
     return model, example
 
 
@@ -176,7 +228,12 @@ def _made(text: str) -> nn.Module:
         raise ValueError(f"model: expected PACKAGE.MODULE:FACTORY, got {text!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` has it
-    factory = importlib.import_module(module)
+    try:
+        factory = importlib.import_module(module)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"model: importing {module} failed with {_said(error)}") from error
     for part in name.split("."):
         if not hasattr(factory, part):
             raise ValueError(f"model: expected {part!r} in {module}, got none")
@@ -186,7 +243,7 @@ def _made(text: str) -> nn.Module:
     try:
         model = factory()
     except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"model: {text} failed with {type(error).__name__}: {error}") from error
+        raise ValueError(f"model: {text} failed with {_said(error)}") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected {text} to return a torch.nn.Module, got {type(model).__name__}")
     return model
@@ -203,7 +260,11 @@ def _with_weights(model: nn.Module, path: Path | None) -> nn.Module:
             raise ValueError(f"{path}: expected a safetensors file, got one that is not: {error}") from None
         if saved_by_us:
             return cnnkern.load(path, model)
-    model.load_state_dict(_tensors(path))
+    state = _tensors(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
     return model
 
 
@@ -215,10 +276,12 @@ def _data(
         return None, None
     data = _tensors(options.data)
     inputs, labels = data.get("inputs"), data.get("labels")
-    if inputs is None or inputs.shape[1:] != torch.Size(options.input_shape[1:]):
-        got = "none" if inputs is None else tuple(inputs.shape)
+    wanted = torch.Size(options.input_shape[1:]), torch.float32
+    if inputs is None or not len(inputs) or (inputs.shape[1:], inputs.dtype) != wanted:
+        got = "none" if inputs is None else f"{inputs.dtype} {tuple(inputs.shape)}"
         raise ValueError(
-            f"{options.data}: expected 'inputs' like --input-shape, any number of them, got {got}"
+            f"{options.data}: expected 'inputs' of torch.float32 like --input-shape, any number of them, "
+            f"got {got}"
         )
     if options.channels_last:
         inputs = in_format(inputs, torch.channels_last)
@@ -234,18 +297,52 @@ def _data(
         sums = [F.cross_entropy(call(model, x), y.long(), reduction="sum").item() for x, y in batches]
         return sum(sums) / len(rest)
 
+    try:
+        with inference(model):
+            evaluate(model)
+    except Exception as error:
+        raise ValueError(
+            f"{options.data}: expected 'labels' that are classes of the model's outputs (N, classes), got "
+            f"{labels.dtype} up to {labels.max().item()}: {_said(error)}"
+        ) from error
     return calibration, evaluate
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name; no code in it is run."""
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path}: expected tensors by name, got {str(error).splitlines()[0]}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as error:  # whatever rubbish makes of an unpickler
+        raise ValueError(
+            f"{path}: expected tensors by name, such as torch.save(model.state_dict(), ...) writes, got a "
+            f"file that is not whole, or has other things in it ({type(error).__name__})"
+        ) from error
+    if not isinstance(state, Mapping):
         raise ValueError(f"{path}: expected tensors by name, got {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path}: expected tensors by name, such as a state dict alone, got {type(value).__name__} "
+                f"{name!r}"
+            )
     return dict(state)
+
+
+def _check_folder(path: Path | None) -> None:
+    """OSError unless files can be written to the folder, which is made."""
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _write(path: Path, text: str) -> None:
@@ -254,17 +351,19 @@ def _write(path: Path, text: str) -> None:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in text.split(","))
+    try:
+        sizes = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        sizes = (0,)
     if min(sizes) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected positive numbers such as 1,3,224,224, got {text!r}")
     return sizes
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return int(text)
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -272,77 +371,4 @@ def _info(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        _print_table(facts)
-
-
-def gather() -> dict:
-    """Versions, instruction sets, CUDA, threads, and the measured peaks by number of threads.
-
-    Peaks are of float32 FMA in GFLOP/s and of memory in GB/s, each measured for a fraction of a second on one
-    thread and on all that torch uses.
-    """
-    from cnnkern import _C
-
-    build = _C.build_info()
-    threads = torch.get_num_threads()
-    counts = sorted({1, threads})
-    return {
-        "version": build["version"],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "built_against_torch": build["torch"],
-        "compiler": build["compiler"],
-        "cxx_flags": build["cxx_flags"],
-        "cpu": cpu_name(),
-        "cpu_features": _C.cpu_features(),
-        "isas": {
-            "compiled": _C.compiled_isas(),
-            "available": _C.available_isas(),
-            "chosen": _C.current_isa(),
-            "int8": _C.int8_kernel(),
-        },
-        "cuda": {
-            "built": build["cuda"],
-            "toolkit": build["cuda_toolkit"],
-            "reason": build["cuda_reason"],
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "threads": threads,
-        "fma_peak_gflops": {str(n): round(_C.fma_peak(n), 1) for n in counts},
-        "memory_bandwidth_gbs": {str(n): round(_C.memory_bandwidth(n), 1) for n in counts},
-    }
-
-
-def _print_table(facts: dict) -> None:
-    from rich.table import Table
-
-    isas, cuda = facts["isas"], facts["cuda"]
-    features = [name for name, present in facts["cpu_features"].items() if present]
-    rows = [
-        ("cnnkern", facts["version"]),
-        ("Python", facts["python"]),
-        ("torch", f"{facts['torch']} (compiled against {facts['built_against_torch']})"),
-        ("compiler", facts["compiler"]),
-        ("flags", facts["cxx_flags"]),
-        ("CPU", facts["cpu"]),
-        ("CPU features", ", ".join(features) or "none that we use"),
-        ("ISAs compiled", ", ".join(isas["compiled"])),
-        ("ISAs available", ", ".join(isas["available"])),
-        ("ISA chosen", isas["chosen"]),
-        ("int8 kernel", isas["int8"]),
-        ("CUDA", f"built with {cuda['toolkit']}" if cuda["built"] else f"not built: {cuda['reason']}"),
-        ("GPU", cuda["device"] or "none that torch can use"),
-        ("threads", str(facts["threads"])),
-        ("FMA peak", _by_threads(facts["fma_peak_gflops"], "GFLOP/s")),
-        ("memory", _by_threads(facts["memory_bandwidth_gbs"], "GB/s")),
-    ]
-    table = Table(show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
-
-
-def _by_threads(peaks: dict[str, float], unit: str) -> str:
-    return ", ".join(f"{peak} {unit} on {n} thread{'' if n == '1' else 's'}" for n, peak in peaks.items())
+        Console(highlight=False, markup=False).print(table_of(facts))

@@ -8,7 +8,7 @@ folded weight is the nearest one of its dtype.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -41,12 +41,13 @@ def fold_batch_norm(model: Model) -> Model:
     """A copy of `model` in eval mode, with its batch norms folded where that is exact.
 
     A folded one becomes a `torch.nn.Identity` in its place, so that names and structure stay. It is folded
-    where it follows a `torch.nn.Conv2d` or `torch.nn.Linear` whose output nothing else uses, and both are
-    called once; `torch.fx` finds that out.
+    where it follows a `torch.nn.Conv2d` or `torch.nn.Linear` whose output nothing else uses, both are called
+    once, and neither has hooks or tensors that are used besides; `torch.fx` finds that out.
 
     Raises UntraceableError, a ValueError, for a model that `torch.fx` cannot trace.
     """
     model = copy.deepcopy(model).eval()
+    memo: dict[int, Any] = {}
     for layer_name, norm_name in foldable(trace(model)).items():
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         weight_name = OUTPUT_WEIGHTS.get(type(layer), "weight")
@@ -54,8 +55,10 @@ def fold_batch_norm(model: Model) -> Model:
         weight, bias = fold(old.detach(), layer.bias, norm)
         setattr(layer, weight_name, nn.Parameter(weight, requires_grad=old.requires_grad))
         layer.bias = nn.Parameter(bias.detach(), requires_grad=old.requires_grad)
-        model.set_submodule(norm_name, nn.Identity().eval())
-    return model
+        memo[id(norm)] = nn.Identity().eval()
+    # by a copy, which finds a norm wherever it is kept, in a plain list too
+    memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
 
 
 class UntraceableError(ValueError):
@@ -74,22 +77,31 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
     Raises UntraceableError, with the reason.
     """
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
     try:
         return fx.GraphModule(model, Tracer().trace(model))
     except Exception as error:  # whatever the model's own code raises when it is called with proxies
         raise UntraceableError(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
+    finally:
+        for module, attributes in before:  # a model that keeps something from a call has kept a proxy
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
 
 
 def foldable(traced: fx.GraphModule) -> dict[str, str]:
     """{name of a layer: name of the batch norm after it that can be folded into it}."""
     modules = dict(traced.named_modules())
     calls: dict[nn.Module, list[fx.Node]] = {}
+    read: set[nn.Module | None] = set()  # those of which a tensor is used by itself
     for node in traced.graph.nodes:
         if node.op == "call_module":
             calls.setdefault(modules[node.target], []).append(node)
+        elif node.op == "get_attr":
+            read.add(modules.get(node.target.rpartition(".")[0]))
 
     def called_once(node: fx.Node) -> bool:
-        return node.op == "call_module" and len(calls[modules[node.target]]) == 1
+        module = modules.get(node.target) if node.op == "call_module" else None
+        return module is not None and len(calls[module]) == 1 and module not in read and not _hooked(module)
 
     pairs = {}
     for node in traced.graph.nodes:
@@ -98,6 +110,10 @@ def foldable(traced: fx.GraphModule) -> dict[str, str]:
             if called_once(user) and _follows(modules[node.target], modules[user.target]):
                 pairs[node.target] = user.target
     return pairs
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _follows(layer: nn.Module, norm: nn.Module) -> bool:

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 # where it is kept, its name there, the parameter or buffer or None, its version counter
 Sources = tuple[tuple[dict[str, Tensor | None], str, Tensor | None, int], ...]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel`, or the model itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """The model inside `DistributedDataParallel`, `DataParallel` or `torch.compile`, or the model itself."""
+    if isinstance(model, DistributedDataParallel | DataParallel):
+        return unwrapped(model.module)
+    # by its attribute, since importing what `torch.compile` returns takes seconds
+    compiled = getattr(model, "_orig_mod", None)
+    return unwrapped(compiled) if isinstance(compiled, nn.Module) else model
 
 
 def convolutions(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Conv2d]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnkern.folding import UntraceableError, fold_batch_norm
+from cnnkern.folding import UntraceableError, fold_batch_norm, trace
 
 
 def used(norm: nn.Module) -> nn.Module:
@@ -85,3 +85,51 @@ def test_a_model_that_cannot_be_traced_is_refused() -> None:
 
     with pytest.raises(UntraceableError, match="cannot trace Dynamic"):
         fold_batch_norm(Dynamic())
+
+
+def test_a_norm_in_a_plain_list_is_folded_there_too() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), used(nn.BatchNorm2d(4))
+            self.order = [self.conv, self.norm]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.order:
+                x = layer(x)
+            return x
+
+    model, x = Listed().double().eval(), torch.randn(2, 3, 5, 5).double()
+    folded = fold_batch_norm(model)
+    assert folded.order[1] is folded.norm
+    assert isinstance(folded.norm, nn.Identity)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_looked_at_or_used_besides_is_left() -> None:
+    class Used(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), used(nn.BatchNorm2d(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x)) + nn.functional.conv2d(x, self.conv.weight)
+
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 1), used(nn.BatchNorm2d(4)))
+    hooked[1].register_forward_hook(lambda norm, args, y: 2 * y)
+    x = torch.randn(2, 3, 5, 5)
+    for model in (Used().eval(), hooked.eval()):
+        assert torch.equal(fold_batch_norm(model)(x), model(x))
+
+
+def test_a_trace_leaves_nothing_behind_in_the_model() -> None:
+    class Keeps(nn.Module):
+        last = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = x
+            return x + 1
+
+    model = Keeps()
+    trace(model)
+    assert model.last is None

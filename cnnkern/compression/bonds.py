@@ -41,9 +41,14 @@ def measure_savings(
     int8 = _int8_candidates(layers)
     everything = _with(model, layers, int8)
     names = {module: name for name, module in everything.named_modules()}
-    groups = [tuple({names[each] for each in side} for side in group) for group in links(everything)]
+    # of the candidates: a model may have int8 layers already
+    groups = [
+        members
+        for writers, readers in links(everything)
+        if (members := {names[each] for each in writers | readers} & int8.keys())
+    ]
     # the others change nothing around them, and are timed better where nothing else runs
-    rectified = [names[each] for each in rectifiable(everything)]
+    rectified = [names[each] for each in rectifiable(everything) if names[each] in int8]
     alone, together = {}, []
     comparisons = len(rectified) + len(groups)
     with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
@@ -52,12 +57,12 @@ def measure_savings(
             before, after = timed_together([model, replaced], example, seconds)
             alone[name] = before - after
             bar.update()
-        for writers, readers in groups:
-            members = {name: int8[name] for name in writers | readers}
-            apart, joined = (_with(model, layers, members) for _ in range(2))
+        for members in groups:
+            chosen = {name: int8[name] for name in members}
+            apart, joined = (_with(model, layers, chosen) for _ in range(2))
             before, after = timed_together([rectify(apart), link(joined)], example, seconds)
             if after < before:
-                together.append((set(members), before - after))
+                together.append((members, before - after))
             bar.update()
     return Savings(alone, together)
 

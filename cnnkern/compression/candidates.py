@@ -113,6 +113,8 @@ def fitted(
     made = fits.get(place.conv, candidate.method, candidate.strength, place.cost.output_size)
     layer = forms(made)[candidate.form]
     if not method_named(candidate.method).exact:
+        if not pairs:
+            raise ValueError("the convolution is not called")
         layer = refit(layer, pairs, fits.seed).layer
     return layer, relative_error(layer, pairs)
 

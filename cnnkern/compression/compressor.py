@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,16 +10,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cnnkern.compression.bonds import measure_savings, take_savings
+from cnnkern.compression.asked import batches_of, check_asked, check_loss, copied
+from cnnkern.compression.bonds import Savings, measure_savings, take_savings
 from cnnkern.compression.candidates import MARGIN
 from cnnkern.compression.cost import tensors
 from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import inspect_model
 from cnnkern.compression.int8 import trainable
-from cnnkern.compression.linking import link
-from cnnkern.compression.losses import Divergence, Evaluate, checked, parameter_count, state_bytes
+from cnnkern.compression.linking import is_seen, link
+from cnnkern.compression.losses import (
+    Divergence,
+    Evaluate,
+    checked,
+    parameter_count,
+    same_outputs,
+    state_bytes,
+)
 from cnnkern.compression.machine import environment
-from cnnkern.compression.methods import DEFAULT_METHODS, METHODS
+from cnnkern.compression.methods import DEFAULT_METHODS
 from cnnkern.compression.planner import Option
 from cnnkern.compression.planning import Built, Planner
 from cnnkern.compression.processes import together
@@ -32,12 +39,14 @@ from cnnkern.compression.running import (
     device_of,
     in_format,
     inference,
+    model_in_format,
     timed_together,
 )
 from cnnkern.compression.search import Layer, search
 from cnnkern.compression.timing import Turn, interleave
 from cnnkern.folding import UntraceableError, fold_batch_norm
 from cnnkern.modules import unwrapped
+from cnnkern.nn import Int8Conv2d, PerforatedConv2d
 
 FRONT_STEPS = 16
 
@@ -85,11 +94,11 @@ def compress(
         evaluate: a function of a model that returns its loss, lower is better, such as 1 − accuracy; called
             in eval mode, often. If None, how far the outputs on the calibration are from the original's:
             Σ‖f(x) − f₀(x)‖² / Σ‖f₀(x)‖².
-        methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated", and "int8": 8-bit weights
-            and activations in a layer that takes and gives float32, or hands its integers to the next one
-            where only ReLUs, max pooling and concatenations stand between; what that saves is measured in
-            the network, and planned with. On request also "biclustered". Our dense layer, which loses
-            nothing, is always tried.
+        methods: of "cp", "spatial_svd", "tucker2", "column_sparse", "perforated", and "int8". "perforated" is
+            for images of the example's size alone from then on. "int8": 8-bit weights and activations in a
+            layer that takes and gives float32, or hands its integers to the next one where only ReLUs, max
+            pooling and concatenations stand between; what that saves is measured in the network, and planned
+            with. On request also "biclustered". Our dense layer, which loses nothing, is always tried.
         finetune: trains the compressed model in place: finetune(model, original), such as
             `cnnkern.compression.Distill`. Int8 layers are real ones on their grids meanwhile. It is kept only
             where the loss does not rise by it.
@@ -98,7 +107,8 @@ def compress(
         seconds: of timing, for each layer and for each network.
 
     Returns:
-        (model, report): a new model in eval mode; `model` itself, where nothing is gained by five percent.
+        (model, report): a new model in eval mode, for `torch.no_grad()` where it has int8 layers; the old one
+        where nothing is gained by five percent.
 
     Raises:
         TypeError, ValueError: an argument that cannot be; the message names it.
@@ -113,42 +123,49 @@ def compress(
     in each.
     """
     check_model(model)
-    _check(target_speedup, max_loss_increase, methods, seconds)
+    functions = {"evaluate": evaluate, "finetune": finetune}
+    check_asked(target_speedup, max_loss_increase, methods, seconds, functions, seed)
     if (device := device_of(model, example_input)).type != "cpu":
         raise NotImplementedError(f"model: expected one on the CPU, got one on {device}")
-    original = copy.deepcopy(unwrapped(model)).eval()
-    folded = _folded(original)
-    batches = [example_input] if calibration is None else list(calibration)
-    if not batches:
-        raise ValueError("calibration: expected at least one batch, got none")
+    original = copied(unwrapped(model)).eval()
+    batches = batches_of(original, example_input, calibration)
+    fits = Fits(cache, seed)
+    folded, not_folded = _folded(original, example_input)
     inspection = inspect_model(folded, example_input)
+    diverges = evaluate is None
     if evaluate is None:
         evaluate = Divergence(original, batches)
     with together() as processes:
         first = processes.first
         loss = first(lambda: checked(evaluate, original))
-        if not math.isfinite(loss):
-            raise ValueError(f"evaluate: expected a finite loss of the original, got {loss}")
+        check_loss(loss, diverges)
         profiled = first(lambda: profile(folded, example_input, seconds=seconds))
         whole, now = profiled.seconds, profiled.seconds
         if folded is not original:
             whole, now = first(lambda: timed_together([original, folded], example_input, seconds))
         # as shares, since the machine may have been slower then
         in_network = {each.name: each.seconds / profiled.seconds * now for each in profiled.layers}
-        fits = Fits(cache, seed)
         layers = search(
             folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, in_network, processes
         )
         hides = processes.hides_progress
-        savings = first(lambda: measure_savings(folded, layers, example_input, seconds, hides_progress=hides))
+        savings, join = Savings({}, []), _as_it_is
+        if is_seen(folded, example_input):
+            join = link
+            savings = first(
+                lambda: measure_savings(folded, layers, example_input, seconds, hides_progress=hides)
+            )
         bonds = take_savings(layers, savings)
         planner = Planner(
-            original, whole, folded, now, example_input, layers, bonds, batches, evaluate, loss, seconds, seed
+            *(original, whole, folded, now, example_input, layers, bonds, join),
+            *(batches, evaluate, loss, seconds, seed),
         )
         built, attempts = first(lambda: _planned(planner, target_speedup, max_loss_increase))
         notes = [
             *_shortfall(built, target_speedup),
             *_handed_on(planner, built),
+            *_limits(built),
+            *not_folded,
             *first(lambda: _other_layout(original, example_input, seconds)),
         ]
         before = after = _whole(original, whole if built is None else built.attempt.baseline_seconds, loss)
@@ -157,10 +174,10 @@ def compress(
             lost = built.attempt.loss
             if finetune is not None:
                 model, lost, said = _finetuned(
-                    model, lost, original, finetune, lambda each: first(lambda: checked(evaluate, each))
+                    model, lost, original, finetune, lambda each: first(lambda: checked(evaluate, join(each)))
                 )
                 notes.append(said)
-            model = link(model)
+            model = join(model)
             after = _whole(model, built.attempt.seconds, lost, built.attempt.predicted_seconds)
     report = Report(
         asked=_asked(target_speedup, max_loss_increase),
@@ -177,6 +194,10 @@ def compress(
     return Compressed(model, report)
 
 
+def _as_it_is(model: nn.Module) -> nn.Module:
+    return model
+
+
 def _planned(
     planner: Planner, target: float | None, most: float | None
 ) -> tuple[Built | None, tuple[Attempt, ...]]:
@@ -185,24 +206,6 @@ def _planned(
     if built is not None and built.attempt.speedup < 1 / (1 - MARGIN):
         built = None
     return built, tuple(each.attempt for each in planner.tried)
-
-
-def _check(target: float | None, most: float | None, methods: Sequence[str], seconds: float) -> None:
-    if (target is None) == (most is None):
-        raise ValueError(
-            f"target_speedup, max_loss_increase: expected one of them, got {target!r} and {most!r}"
-        )
-    if target is not None and not 1 < target < math.inf:
-        raise ValueError(f"target_speedup: expected a number above 1, got {target!r}")
-    if most is not None and not 0 <= most < math.inf:
-        raise ValueError(f"max_loss_increase: expected a number of at least 0, got {most!r}")
-    if isinstance(methods, str):
-        raise TypeError(f"methods: expected a sequence of names, got the string {methods!r}")
-    for name in methods:
-        if name not in METHODS:
-            raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {name!r}")
-    if not seconds > 0:
-        raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
 
 
 def _asked(target: float | None, most: float | None) -> str:
@@ -228,12 +231,25 @@ def _handed_on(planner: Planner, built: Built | None) -> list[str]:
     return [f"Integers pass between {', between '.join(groups)}: {saved * 1e3:.3g} ms less."]
 
 
+def _limits(built: Built | None) -> list[str]:
+    """Notes on what the network cannot do any more."""
+    kinds = set() if built is None else {type(layer) for layer in built.layers.values()}
+    said = {
+        PerforatedConv2d: "Perforated layers have masks for the size of the example; other sizes are refused",
+        Int8Conv2d: "Int8 layers have no gradient: run the model under torch.no_grad()",
+    }
+    return [f"{note}." for kind, note in said.items() if kind in kinds]
+
+
 def _other_layout(original: nn.Module, example: Any, seconds: float) -> list[str]:
     """A note where the original would be faster in the other one of the two memory formats."""
+    images = [x for x in tensors(example) if x.dim() == 4]
+    if not images:
+        return []
     # by strides, since images of one channel are contiguous in both
-    last = all(x.stride(1) == 1 for x in tensors(example) if x.dim() == 4)
+    last = all(x.stride(1) == 1 for x in images)
     other = torch.contiguous_format if last else torch.channels_last
-    moved, x = copy.deepcopy(original).to(memory_format=other), in_format(example, other)
+    moved, x = model_in_format(copy.deepcopy(original), other), in_format(example, other)
     turns = [Turn(lambda: call(original, example)), Turn(lambda: call(moved, x))]
     with inference(original), inference(moved):
         (here, there), _ = interleave(turns, seconds=seconds)
@@ -253,7 +269,7 @@ def _finetuned(
     trained = copy.deepcopy(model)
     with trainable(trained) as network:
         finetune(network, original)
-    reached = evaluate(link(trained.eval()))
+    reached = evaluate(trained.eval())
     said = f"Fine-tuning changed the loss from {loss:.4g} to {reached:.4g}"
     if reached > loss:
         return model, loss, f"{said}; the network is as it was before."
@@ -284,20 +300,25 @@ def _layer_report(layer: Layer, index: int, built: Built | None) -> LayerReport:
         seconds=layer.seconds,
         tried=tuple(tried),
         chosen=None if chosen is None else chosen.title,
-        error=None if chosen is None else built.errors[layer.place.name],
+        error=None if chosen is None else built.errors.get(layer.place.name),
     )
 
 
-def _folded(original: nn.Module) -> nn.Module:
-    """A copy with batch norms folded; the model itself where there are none, or torch.fx cannot find them."""
+def _folded(original: nn.Module, example: Any) -> tuple[nn.Module, list[str]]:
+    """A copy with batch norms folded, or the model itself where none can be; a note where that is not told
+    by the model's structure."""
     if not any(isinstance(module, nn.BatchNorm2d) for module in original.modules()):
-        return original
+        return original, []
     try:
         folded = fold_batch_norm(original)
-    except UntraceableError:
-        return original
-    some_folded = sum(1 for _ in folded.buffers()) < sum(1 for _ in original.buffers())
-    return folded if some_folded else original
+    except UntraceableError as error:
+        return original, [f"Batch norms are not folded: {error}"]
+    if sum(1 for _ in folded.buffers()) == sum(1 for _ in original.buffers()):
+        return original, []
+    # such as where an argument that is not given, and None, decides what is called
+    if not same_outputs(original, folded, example):
+        return original, ["Batch norms are not folded: with them folded, the example has other outputs."]
+    return folded, []
 
 
 def _front(planner: Planner, whole: float) -> list[Option]:

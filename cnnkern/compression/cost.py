@@ -6,8 +6,8 @@ what comes out, once each. Neither is a time: see `cnnkern.profile`.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,15 +83,18 @@ def traffic(module: nn.Module, inputs: Any, output: Any) -> int:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a nest of tuples, lists and dicts."""
+    """The tensors in a nest of tuples, lists, mappings and data classes."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for item in value.values():
             yield from tensors(item)
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors(item)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from tensors(getattr(value, each.name))
 
 
 def _of_our_convolution(module: Convolution2d, x: Tensor, y: Tensor) -> int:

@@ -29,7 +29,18 @@ def to_stock(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(unwrapped(model))
     unlink(model)
     memo = {id(layer): _stock_form(layer).eval() for layer in model.modules() if type(layer) in OURS}
-    return copy.deepcopy(model, memo).eval()
+    stock = copy.deepcopy(model, memo).eval()
+    for conv in stock.modules():
+        if type(conv) is nn.Conv2d:
+            _pad_by_numbers(conv)
+    return stock
+
+
+def _pad_by_numbers(conv: nn.Conv2d) -> None:
+    """Padding 'same' as numbers, where it is as much on both sides: ONNX has it for no dilation but 1."""
+    totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if conv.padding == "same" and conv.padding_mode == "zeros" and not any(total % 2 for total in totals):
+        conv.padding = tuple(total // 2 for total in totals)
 
 
 def _stock_form(layer: nn.Module) -> nn.Module:

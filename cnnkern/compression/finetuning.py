@@ -12,7 +12,8 @@ not depend on how norms are spread over the factors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -64,6 +65,8 @@ class Distill:
             layer is divided by what makes their steps longer (`factor_rates`).
         loss: (model's output, original's output, labels) -> scalar. `cnnkern.distillation.distillation_loss`
             is for logits (N, classes).
+        layer_by_layer: train the layers that are not the original's one after the other, each for `steps` and
+            with all else held as it is; all parameters together, if False.
 
     Gradients are clipped. Training ends early where the loss is not finite any more. Int8 layers between
     float32 ones are trained as real ones on their grids.
@@ -79,23 +82,31 @@ class Distill:
         steps: int,
         learning_rate: float = 0.02,
         loss: Loss = distillation_loss,
+        layer_by_layer: bool = False,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps!r}")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}")
         self.batches, self.steps, self.learning_rate, self.loss = batches, steps, learning_rate, loss
+        self.layer_by_layer = layer_by_layer
 
     def __call__(self, model: nn.Module, original: nn.Module) -> None:
         """Train `model` in place and leave it in eval mode; `original` gives the targets, in eval mode."""
         original.eval()
+        names = _replaced(model, original)
         with trainable(model) as network:
             network.train()
-            self._train(network, original)
+            parts = [network.get_submodule(name) for name in names] if self.layer_by_layer else [network]
+            for part in parts:
+                with _others_held(network, part):
+                    self._train(network, original)
         model.eval()
 
     def _train(self, model: nn.Module, original: nn.Module) -> None:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not parameters:
+            return
         optimizer = torch.optim.SGD(
             parameter_groups(model, self.learning_rate), momentum=MOMENTUM, nesterov=True
         )
@@ -126,6 +137,30 @@ class Distill:
                 yield batch
             if batch is None:
                 raise ValueError("batches: expected at least one, got none")
+
+
+def _replaced(model: nn.Module, original: nn.Module) -> list[str]:
+    """Names of the layers that stand in the places of others of the original, in the order of the model."""
+    before = dict(original.named_modules())
+    return [
+        name
+        for name, module in model.named_modules()
+        if name in before and type(module) is not type(before[name])
+    ]
+
+
+@contextmanager
+def _others_held(model: nn.Module, part: nn.Module) -> Iterator[None]:
+    """Only the parameters of a part of the model ask for gradients, for as long as the block lasts."""
+    own = set(part.parameters())
+    held = [each for each in model.parameters() if each.requires_grad and each not in own]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _in_several_processes() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+import warnings
 from pathlib import Path
 
 from torch import nn
@@ -21,11 +23,20 @@ class Fits:
     Args:
         folder: made if it is missing; None keeps nothing.
         seed: of the fits.
+
+    Raises OSError for a folder that cannot be written to.
     """
 
     def __init__(self, folder: str | os.PathLike | None, seed: int) -> None:
         self.folder = None if folder is None else Path(folder)
         self.seed = seed
+        if self.folder is not None:  # better now than after the first fit
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.folder):
+                    pass
+            except OSError as error:
+                raise OSError(f"cache: expected a folder to write to, got {self.folder}: {error}") from error
 
     def get(self, conv: nn.Conv2d, method: str, strength: Strength, size: tuple[int, int]) -> nn.Module:
         """The layer in eval mode; a file that is damaged or of another version is made anew."""
@@ -33,11 +44,14 @@ class Fits:
         if path is not None and path.is_file():
             try:
                 return load(path, conv).eval()
-            except ValueError:
+            except (OSError, ValueError):
                 pass
         layer = method_named(method).make(conv, strength, size, self.seed).eval()
         if path is not None:
-            save(layer, path)
+            try:
+                save(layer, path)
+            except OSError as error:  # such as a full disk, which is no reason to lose the search
+                warnings.warn(f"cache: a fit is not kept: {error}", RuntimeWarning, stacklevel=2)
         return layer
 
     def _key(self, conv: nn.Conv2d, method: str, strength: Strength, size: tuple[int, int]) -> str:

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from cnnkern.compression.cost import ConvolutionCost
 from cnnkern.compression.rewriting import names_of
-from cnnkern.compression.running import call, inference, leaves
+from cnnkern.compression.running import call, inference
+from cnnkern.nn.convolution import Convolution2d
 from cnnkern.pruning.layers import has_weight
 
 FUNCTIONAL = "torch.nn.functional"
@@ -61,7 +62,7 @@ def inspect_model(model: nn.Module, example: Any) -> Inspection:
     convs = [module for module in names if isinstance(module, nn.Conv2d)]
 
     def note(module: nn.Conv2d, args: tuple, kwargs: dict) -> None:
-        value = next(iter((*args, *kwargs.values())), None)
+        value = args[0] if len(args) == 1 and not kwargs else None
         seen.setdefault(module, []).append(value.clone() if isinstance(value, Tensor) else value)
 
     hooks = [conv.register_forward_pre_hook(note, with_kwargs=True) for conv in convs]
@@ -74,6 +75,9 @@ def inspect_model(model: nn.Module, example: Any) -> Inspection:
         for hook in hooks:
             hook.remove()
     inspection = Inspection()
+    for module, name in names.items():
+        if isinstance(module, _ConvNd | Convolution2d) and not isinstance(module, nn.Conv2d):
+            inspection.left_alone[name] = f"{type(module).__name__}, and only torch.nn.Conv2d is replaced"
     owners = _owners(model)
     some_trained = any(parameter.requires_grad for parameter in model.parameters())
     for conv in sorted(convs, key=lambda conv: list(seen).index(conv) if conv in seen else len(seen)):
@@ -90,9 +94,17 @@ def inspect_model(model: nn.Module, example: Any) -> Inspection:
 def activations(
     model: nn.Module, layer: nn.Module, batches: Sequence[Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Input and output of a layer that is called once, for each batch that the model is run on."""
+    """Input and output of a layer that is called once, for each batch that the model is run on.
+
+    Where the data decide what is called there may be fewer or more. Calls with nothing in them do not count.
+    """
     caught: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, args, y: caught.append((args[0].clone(), y.clone())))
+
+    def catch(_: nn.Module, args: tuple, y: Tensor) -> None:
+        if y.numel():
+            caught.append((args[0].clone(), y.clone()))
+
+    hook = layer.register_forward_hook(catch)
     try:
         with inference(model):
             for batch in batches:
@@ -116,7 +128,7 @@ def _reason(conv: nn.Conv2d, inputs: list[Any], owners: dict[int, int], some_tra
         return "frozen, in a model of which other parts are trained"
     x = inputs[0]
     if not isinstance(x, Tensor) or x.dim() != 4 or not x.numel():
-        return "its input is no batch of images (N, C, H, W)"
+        return "it is not called with one batch of images (N, C, H, W) by position"
     if x.dtype is not torch.float32:
         return f"its input is {x.dtype}, and only torch.float32 has fast kernels"
     if conv._forward_hooks or conv._forward_pre_hooks:
@@ -141,7 +153,7 @@ class _FunctionalConvolutions(TorchFunctionMode):
         super().__init__()
         self.count = self._inside = 0
         self._hooks = []
-        for module in leaves(model).values():
+        for module in model.modules():
             if isinstance(module, _ConvNd):
                 self._hooks.append(module.register_forward_pre_hook(self._enter))
                 self._hooks.append(module.register_forward_hook(self._leave))

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import fx, nn
 
+from cnnkern.compression.losses import same_outputs
 from cnnkern.compression.rewriting import replace
 from cnnkern.folding import UntraceableError, trace
 from cnnkern.nn import Int8Conv2d
@@ -24,6 +26,17 @@ from cnnkern.quantization.integer import IntegerMaxPool
 from cnnkern.quantization.operations import Kind, ceiling_of, data_inputs, kind_of
 
 Grid = tuple[float, int]  # scale, zero point
+
+
+def is_seen(model: nn.Module, example: Any) -> bool:
+    """Whether the graph that `link` would look at is what the model does on the example.
+
+    It is not where, say, a step is taken if an argument is None: for `torch.fx` it is not.
+    """
+    try:
+        return same_outputs(model, trace(model), example)
+    except Exception:  # of tracing, and of a graph that cannot be run
+        return False
 
 
 def link(model: nn.Module) -> nn.Module:

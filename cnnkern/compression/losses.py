@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from cnnkern.compression.cost import tensors
 from cnnkern.compression.running import call, inference
 from cnnkern.nn.int8 import Int8Layer
 
+ROUNDING = 1e-6  # of a loss: what layers that lose nothing may change
+
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -21,20 +24,35 @@ class Divergence:
 
     def __init__(self, original: nn.Module, batches: Sequence[Any]) -> None:
         self.batches = batches
-        self.expected = [[y.clone() for y in outputs] for outputs in self._outputs(original)]
+        self.expected = [[y.clone() for y in outputs] for outputs in _real_outputs(original, batches)]
+        if not any(self.expected):
+            raise ValueError(
+                "evaluate: expected a function, since the model's outputs have no tensors of real numbers"
+            )
 
     def __call__(self, model: nn.Module) -> float:
-        missing = power = 0.0
-        for outputs, expected in zip(self._outputs(model), self.expected, strict=True):
-            for y, wanted in zip(outputs, expected, strict=True):
-                missing += (y.double() - wanted.double()).square().sum().item()
-                power += wanted.double().square().sum().item()
-        return missing / (power or 1.0)
+        return _distance(_real_outputs(model, self.batches), self.expected)
 
-    def _outputs(self, model: nn.Module) -> Iterable[list[Tensor]]:
-        with inference(model):
-            for batch in self.batches:
-                yield [y for y in tensors(call(model, batch)) if y.is_floating_point()]
+
+def same_outputs(model: nn.Module, other: nn.Module, batch: Any) -> bool:
+    """Whether both models give the same real numbers, up to rounding."""
+    expected = [[y.clone() for y in outputs] for outputs in _real_outputs(model, [batch])]
+    return _distance(_real_outputs(other, [batch]), expected) <= ROUNDING
+
+
+def _distance(found: Iterable[list[Tensor]], expected: Iterable[list[Tensor]]) -> float:
+    missing = power = 0.0
+    for outputs, wishes in zip(found, expected, strict=True):
+        for y, wanted in zip(outputs, wishes, strict=True):
+            missing += (y.double() - wanted.double()).square().sum().item()
+            power += wanted.double().square().sum().item()
+    return missing / (power or 1.0)
+
+
+def _real_outputs(model: nn.Module, batches: Iterable[Any]) -> Iterable[list[Tensor]]:
+    with inference(model):
+        for batch in batches:
+            yield [y for y in tensors(call(model, batch)) if y.is_floating_point()]
 
 
 def checked(evaluate: Evaluate, model: nn.Module) -> float:
@@ -46,10 +64,10 @@ def checked(evaluate: Evaluate, model: nn.Module) -> float:
         loss = evaluate(model)
     if isinstance(loss, Tensor) and loss.numel() == 1:
         loss = loss.item()
-    if isinstance(loss, bool) or not isinstance(loss, int | float):
+    if isinstance(loss, bool) or not isinstance(loss, Real):
         raise TypeError(f"evaluate: expected a function that returns a number, got {type(loss).__name__}")
     # a network that overflows is as bad as can be
-    return math.inf if math.isnan(loss) else float(loss)
+    return float(loss) if math.isfinite(loss) else math.inf
 
 
 def state_bytes(model: nn.Module) -> int:

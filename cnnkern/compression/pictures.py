@@ -1,7 +1,8 @@
 """Pictures as SVG text, drawn by hand: a report needs no plotting library and stands in an HTML page."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 # Okabe and Ito's palette: told apart with any colour vision.
@@ -34,8 +35,9 @@ class Points:
 
 
 def scatter(title: str, x_label: str, y_label: str, series: Sequence[Points]) -> str:
-    """Points in the plane, axes from 0 to a little above the largest value."""
+    """Points in the plane, axes from 0 to a little above the largest value; only finite ones are shown."""
     left, top, width, height = 80, 44, 480, 260
+    series = [replace(each, xy=[xy for xy in each.xy if all(map(math.isfinite, xy))]) for each in series]
     everything = [point for each in series for point in each.xy]
     most_x = 1.05 * max((x for x, _ in everything), default=1) or 1
     most_y = 1.05 * max((y for _, y in everything), default=1) or 1

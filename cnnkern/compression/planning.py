@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from cnnkern.compression.inspection import activations
-from cnnkern.compression.linking import link
-from cnnkern.compression.losses import Evaluate, checked
+from cnnkern.compression.losses import ROUNDING, Evaluate, checked
 from cnnkern.compression.methods import method_named
 from cnnkern.compression.planner import Bond, Knapsack
 from cnnkern.compression.refit import refit, relative_error
@@ -23,7 +23,6 @@ from cnnkern.compression.search import Layer
 MOST_ATTEMPTS = 4
 MOST_REPAIR = 2.0  # by which one measurement may change the estimate
 CLOSE = 0.1  # how far from what was asked for is good enough
-ROUNDING = 1e-6  # of the loss: what exact layers may change
 
 
 @dataclass
@@ -46,7 +45,8 @@ class Planner:
     Attributes:
         baseline: the original, which plans are measured beside; `whole` is the seconds of one run of it.
         model: it with its batch norms folded, or itself, in which `layers` were searched; `folded` is its
-            seconds. bonds: what some of their options save together. example: what is timed.
+            seconds. bonds: what some of their options save together. link: makes int8 layers hand integers on
+            (see linking.py), or nothing. example: what is timed.
         loss: of the original. seconds: of timing for each plan.
     """
 
@@ -57,6 +57,7 @@ class Planner:
     example: Any
     layers: Sequence[Layer]
     bonds: Sequence[Bond]
+    link: Callable[[nn.Module], nn.Module]
     batches: Sequence[Any]
     evaluate: Evaluate
     loss: float
@@ -86,11 +87,12 @@ class Planner:
             saved = self.own - self.choices.total(plan).seconds
             gained = self.folded - self.whole / attempt.speedup
             factor *= _bounded(gained / (saved * factor)) if saved and gained > 0 else 1 / MOST_REPAIR
-        enough = [built for built in self.tried if built.attempt.speedup >= target]
+        sound = [built for built in self.tried if math.isfinite(built.attempt.loss)]
+        enough = [built for built in sound if built.attempt.speedup >= target]
         if enough:
             return min(enough, key=lambda built: built.attempt.loss)
-        most = max((built.attempt.speedup for built in self.tried), default=0.0)
-        near = [built for built in self.tried if built.attempt.speedup >= most * (1 - CLOSE)]
+        most = max((built.attempt.speedup for built in sound), default=0.0)
+        near = [built for built in sound if built.attempt.speedup >= most * (1 - CLOSE)]
         return min(near, key=lambda built: built.attempt.loss, default=None)
 
     def _about_fastest(self) -> list[int]:
@@ -124,7 +126,7 @@ class Planner:
         if not any(plan) and self.model is self.baseline:
             return False
         model, layers, errors = self._network(plan)
-        model = link(copy.deepcopy(model))
+        model = self.link(copy.deepcopy(model))
         loss = checked(self.evaluate, model)
         estimate = self.choices.total(plan)
         before, after = timed_together([self.baseline, model], self.example, self.seconds)
@@ -152,9 +154,11 @@ class Planner:
         model, errors = self.with_layers(layers), {}
         for place in (layer.place for layer in self.layers if layer.place.name in chosen):
             layer = layers[place.name]
-            targets = [y for _, y in activations(self.model, place.conv, self.batches)]
-            inputs = [x for x, _ in activations(model, layer, self.batches)]
-            pairs = list(zip(inputs, targets, strict=True))
+            before = list(activations(self.model, place.conv, self.batches))
+            now = list(activations(model, layer, self.batches))
+            if [x.shape for x, _ in before] != [x.shape for x, _ in now]:
+                continue  # what is called depends on the data, which are others now
+            pairs = [(x, y) for (x, _), (_, y) in zip(now, before, strict=True)]
             if not method_named(chosen[place.name].method).exact:
                 better = refit(layer, pairs, self.seed).layer.eval()
                 model = replace(model, {layer: better})

@@ -46,6 +46,7 @@ def profile(model: nn.Module, example_input: Any, *, seconds: float = 3.0) -> Pr
     Raises:
         TypeError: a model that is no `torch.nn.Module`.
         ValueError: seconds that are not positive.
+        NotImplementedError: a model on another device than the CPU and CUDA's.
 
     On the CPU, times are of the calling thread and peaks those of as many threads as torch uses. On a CUDA
     device they are between events in the current stream, which has not been tried on a GPU yet, and there are
@@ -55,6 +56,8 @@ def profile(model: nn.Module, example_input: Any, *, seconds: float = 3.0) -> Pr
     if not seconds > 0:
         raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
     device = device_of(model, example_input)
+    if device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"model: expected one on the CPU or a CUDA device, got one on {device}")
     clock = clock_of(device)
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkern.compression.rewriting import names_of
+from cnnkern.compression.rewriting import names_of, replace
 from cnnkern.nn import (
     ColumnSparseConv2d,
     ConvolutionChain,
@@ -120,7 +120,8 @@ def rebuild(model: nn.Module, modules: Modules, tensors: Mapping[str, Tensor]) -
         layer.train(present.training)
         if not any(parameter.requires_grad for parameter in present.parameters()):
             layer.requires_grad_(False)
-    return model
+    here = set(model.modules())
+    return replace(model, {old: layer for _, old, layer in replaced if old not in here})
 
 
 def check_layers(model: nn.Module) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -118,8 +120,8 @@ class Report:
         return {**asdict(self), "speedup": self.speedup}
 
     def to_json(self, *, indent: int | None = 1) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=indent)
+        """`to_dict` as text; numbers that are not finite, which JSON does not have, are null."""
+        return json.dumps(_finite(self.to_dict()), indent=indent, allow_nan=False)
 
     def save_html(self, path: str | os.PathLike) -> None:
         """Write one HTML page with tables and pictures, whole or not at all."""
@@ -177,6 +179,15 @@ class Report:
         for name, reason in self.left_alone.items():
             table.add_row(name, "", "left alone", "", "", "", "", escape(reason))
         return table
+
+
+def _finite(value: Any) -> Any:
+    """A nest of dicts and sequences with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _others(layer: LayerReport) -> str:

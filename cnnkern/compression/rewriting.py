@@ -7,12 +7,14 @@ from torch import nn
 
 
 def replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """The model, changed in place, with each value wherever its key was; the value of the model itself, if it
-    is a key."""
+    """The model, changed in place, with each value wherever its key was, plain lists and dicts of modules
+    included; the value of the model itself, if it is a key."""
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in replacements:
-                parent._modules[name] = replacements[child]
+        for holder in parent.__dict__.values():  # the registered modules are in one of them
+            items = enumerate(holder) if isinstance(holder, list) else ()
+            for place, child in list(holder.items() if isinstance(holder, dict) else items):
+                if isinstance(child, nn.Module) and child in replacements:
+                    holder[place] = replacements[child]
     return replacements.get(model, model)
 
 

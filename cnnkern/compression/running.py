@@ -39,9 +39,15 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def leaves(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that do the work, those without children, by the first name of each."""
-    modules = model.named_modules()
-    return {name: module for name, module in modules if next(module.children(), None) is None}
+    """The modules that do the work, those without children, by the first name of each.
+
+    TorchScript's are not among them, whose calls nobody can watch.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if next(module.children(), None) is None and not isinstance(module, torch.jit.ScriptModule)
+    }
 
 
 def in_format(value: Any, memory_format: torch.memory_format) -> Any:
@@ -58,9 +64,17 @@ def in_format(value: Any, memory_format: torch.memory_format) -> Any:
     return value
 
 
+def model_in_format(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """The model, changed in place: its tensors of four dimensions in this memory format.
+
+    As `model.to(memory_format=...)`, which refuses models with tensors of five.
+    """
+    return model._apply(lambda tensor: in_format(tensor, memory_format))
+
+
 def check_model(model: Any) -> None:
-    """TypeError unless `model` is a module."""
-    if not isinstance(model, nn.Module):
+    """TypeError unless `model` is a module with layers that can be told apart."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
 
 

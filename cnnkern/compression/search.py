@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,19 +105,25 @@ def search(
 
     with bar(total=len(alive), desc="losses", unit="candidate") as progress:
 
-        def measure(job: tuple[Layer, Candidate]) -> float:
+        def measure(job: tuple[Layer, Candidate]) -> float | str:
             layer, candidate = job
             progress.update(processes.size)
             if method_named(candidate.method).exact:
                 return 0.0
             with swapped(model, {layer.place.conv: candidate.layer}) as changed:
-                return checked(evaluate, changed) - loss
+                try:
+                    return checked(evaluate, changed) - loss
+                except Exception as error:  # of the model's own code, that uses more of the convolution
+                    return _failed("the model cannot be run with it", error)
 
         losses = processes.spread(alive, measure)
     for (_, candidate), found in zip(alive, losses, strict=True):
-        candidate.loss = found
-        if found == float("inf"):
-            candidate.loss, candidate.layer, candidate.verdict = None, None, "its loss is not finite"
+        if isinstance(found, str):
+            candidate.layer, candidate.verdict = None, found
+        elif math.isinf(found):
+            candidate.layer, candidate.verdict = None, "its loss is not finite"
+        else:
+            candidate.loss = found
     return layers
 
 
@@ -153,12 +160,23 @@ def _fit(
         return
     pairs = list(activations(model, layer.place.conv, batches))
 
-    def fit(candidate: Candidate) -> tuple[nn.Module, float]:
+    def fit(candidate: Candidate) -> tuple[nn.Module, float] | str:
         progress.set_postfix_str(f"{layer.place.name}: {candidate.title}")
-        found = fitted(layer.place, candidate, fits, pairs)
-        progress.update(processes.size)
-        return found
+        try:
+            return fitted(layer.place, candidate, fits, pairs)
+        except (RuntimeError, ValueError) as error:  # such as for images of another size than the example's
+            return _failed("it cannot be fitted to the calibration", error)
+        finally:
+            progress.update(processes.size)
 
     for candidate, found in zip(candidates, processes.spread(candidates, fit), strict=True):
-        candidate.layer, candidate.error = found
+        if isinstance(found, str):
+            candidate.verdict = found
+        else:
+            candidate.layer, candidate.error = found
     drop_dominated(candidates)
+
+
+def _failed(what: str, error: Exception) -> str:
+    """A verdict, in one line."""
+    return f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"

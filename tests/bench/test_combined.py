@@ -27,7 +27,7 @@ def test_every_contender_is_judged_and_timed(monkeypatch: pytest.MonkeyPatch):
         Divergence(network, [x]),
         Distill([(x, None)], steps=1, loss=lambda y, wanted, _: (y - wanted).square().mean()),
         "close",
-        lambda classify: float((classify(x) - expected).norm() < expected.norm()),
+        torch.no_grad()(lambda classify: float((classify(x) - expected).norm() < expected.norm())),
     )
     settings = Settings(targets=(1.2,), search_seconds=0.01, seconds=0.1)
     facts, points = measure(subject, settings, None)

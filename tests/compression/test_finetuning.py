@@ -1,5 +1,7 @@
 """The built-in fine-tuning brings a model towards the original, and is told what it cannot use."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 from cnnkern import CPConv2d
 from cnnkern.compression import Distill
 from cnnkern.compression.finetuning import factor_rates, parameter_groups
+from cnnkern.nn import ConvolutionChain
+from tests.compression.nets import chain
 
 X = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(2))
 
@@ -30,6 +34,24 @@ def test_outputs_come_nearer_to_the_original():
     Distill([(X, None)], steps=60, learning_rate=0.2, loss=squared)(student, original)
     with torch.no_grad():
         assert squared(student(X), original(X), None) < before / 2
+
+
+def test_layer_by_layer_trains_what_was_replaced_and_holds_the_rest():
+    original, student = chain(), chain()
+    student[2] = CPConv2d(16, 48, 5, padding=2, rank=8)
+    student[4] = ConvolutionChain(nn.Conv2d(48, 8, 1), nn.Conv2d(8, 32, 3, padding=1, stride=2))
+    before, trained = copy.deepcopy(student), []
+
+    def watched(y: Tensor, wanted: Tensor, labels: object) -> Tensor:
+        trained.append({name.split(".")[0] for name, p in student.named_parameters() if p.requires_grad})
+        return squared(y, wanted, labels)
+
+    Distill([(X, None)], steps=2, loss=watched, layer_by_layer=True)(student, original)
+    assert trained == [{"2"}, {"2"}, {"4"}, {"4"}]
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    for name, parameter in student.named_parameters():
+        changed = not torch.equal(parameter, before.get_parameter(name))
+        assert changed == (name.split(".")[0] in "24"), name
 
 
 def test_each_factor_has_a_rate_of_its_own():

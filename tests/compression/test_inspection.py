@@ -66,7 +66,11 @@ def hooked() -> nn.Module:
             "",
             "which may compute something",
         ),
-        (lambda: nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(6, 3, 1)), "1", "no batch of images"),
+        (
+            lambda: nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(6, 3, 1)),
+            "1",
+            "not called with one batch of images",
+        ),
     ],
 )
 def test_why_a_convolution_is_left_alone(build: Callable[[], nn.Module], name: str, reason: str):

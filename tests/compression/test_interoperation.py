@@ -53,6 +53,15 @@ def test_the_stock_form_has_no_layer_of_ours():
         to_stock([])
 
 
+def test_the_stock_form_has_its_padding_in_numbers():
+    convs = [nn.Conv2d(3, 3, (3, 5), padding="same", dilation=(2, 3)), nn.Conv2d(3, 3, 2, padding="same")]
+    model = nn.Sequential(*convs).eval()
+    stock = to_stock(model)
+    assert [conv.padding for conv in stock] == [(2, 6), "same"]
+    with torch.no_grad():
+        torch.testing.assert_close(stock(X), model(X))
+
+
 def test_linear_layers_and_integers_that_pass_between_layers_have_a_stock_form():
     numbers = {"x_scale": 0.05, "x_zero_point": 128}
     linear = cnnkern.Int8Linear.from_linear(nn.Linear(20, 4), **numbers, activation="relu").eval()
