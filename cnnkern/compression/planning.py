@@ -20,9 +20,11 @@ from cnnkern.compression.rewriting import replace
 from cnnkern.compression.running import timed_together
 from cnnkern.compression.search import Layer
 
-MOST_ATTEMPTS = 4
+MOST_ATTEMPTS = 5  # networks that are built and measured
+MOST_PLANS = 20  # that are made, some of them again
 MOST_REPAIR = 2.0  # by which one measurement may change the estimate
 CLOSE = 0.1  # how far from what was asked for is good enough
+NARROW = 0.02  # a part of what is to be saved that no plan is looked for in
 
 
 @dataclass
@@ -36,6 +38,40 @@ class Built:
     layers: dict[str, nn.Module]
     errors: dict[str, float]
     attempt: Attempt
+
+
+@dataclass
+class Bracket:
+    """Which saving by the estimate gives a wanted one by the clock: it lies between two that were tried."""
+
+    wanted: float
+    short: tuple[float, float] = (0.0, 0.0)  # by the estimate and by the clock: less than wanted
+    enough: tuple[float, float] | None = None
+
+    def take(self, estimate: float, saved: float) -> None:
+        """A plan was measured."""
+        if saved >= self.wanted:
+            self.enough = estimate, saved
+        else:
+            self.short = estimate, saved
+        if self.enough is not None and self.short[0] >= self.enough[0]:
+            self.short = 0.0, 0.0  # the clock contradicts the estimate: begin again from below
+
+    def pass_by(self, estimate: float) -> bool:
+        """No plan that saves this or more loses less than the one that saved enough; False where none did, or
+        where nothing is left between."""
+        if self.enough is None:
+            return False
+        self.enough = min(estimate, self.enough[0]), self.enough[1]
+        return self.enough[0] - self.short[0] > NARROW * self.wanted
+
+    def next(self) -> float:
+        """The saving to plan for by the estimate."""
+        (low, short), enough = self.short, self.enough
+        if enough is None:
+            return low * (_bounded(self.wanted / short) if short > 0 else MOST_REPAIR)
+        share = (self.wanted - short) / (enough[1] - short) if enough[1] > short else 0.5
+        return low + min(max(share, CLOSE), 1 - CLOSE) * (enough[0] - low)
 
 
 @dataclass
@@ -72,21 +108,26 @@ class Planner:
     def for_speedup(self, target: float) -> Built | None:
         """The least loss at `target` times the speed; where none is so fast, about the fastest found.
 
-        The time saved in the network is what the layers save alone and by their bonds, times a factor that
-        each measurement corrects.
+        The time saved in the network is about what the layers save alone and by their bonds. What is asked
+        of these is corrected by each measurement, between a plan that saved too little and one that saved
+        enough.
         """
-        wanted, factor = max(0.0, self.folded - self.whole / target), 1.0
-        for _ in range(MOST_ATTEMPTS):
-            plan = self.choices.least_loss(self.own - wanted / factor) or self._about_fastest()
-            if not self._build(plan, factor):
+        wanted = max(0.0, self.folded - self.whole / target)
+        bracket, saved = Bracket(wanted), wanted
+        for _ in range(MOST_PLANS):
+            plan = self.choices.least_loss(self.own - saved) or self._about_fastest()
+            if self._build(plan, wanted / saved if saved else 1.0):
+                attempt = self.tried[-1].attempt
+                lossless = attempt.loss <= self.loss
+                if attempt.speedup >= target and (attempt.speedup <= target * (1 + CLOSE) or lossless):
+                    break
+                estimate = self.own - self.choices.total(plan).seconds
+                bracket.take(estimate, self.folded - self.whole / attempt.speedup)
+            elif not bracket.pass_by(saved):
                 break
-            attempt = self.tried[-1].attempt
-            lossless = attempt.loss <= self.loss
-            if attempt.speedup >= target and (attempt.speedup <= target * (1 + CLOSE) or lossless):
+            if len(self.tried) == MOST_ATTEMPTS:
                 break
-            saved = self.own - self.choices.total(plan).seconds
-            gained = self.folded - self.whole / attempt.speedup
-            factor *= _bounded(gained / (saved * factor)) if saved and gained > 0 else 1 / MOST_REPAIR
+            saved = bracket.next()
         sound = [built for built in self.tried if math.isfinite(built.attempt.loss)]
         enough = [built for built in sound if built.attempt.speedup >= target]
         if enough:

@@ -1,0 +1,81 @@
+"""Plans for a speed, where the clock is not of the estimate's opinion."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkern.compression.planner import Knapsack, Option
+from cnnkern.compression.planning import MOST_ATTEMPTS, Attempt, Built, Planner
+
+# ten layers of a second each: half of that for next to nothing, or a tenth and a great loss
+LAYERS = [[Option(1.0, 0.0), Option(0.5, 0.001), Option(0.1, 1.0 + i / 100)] for i in range(10)]
+WHOLE = 10.0
+
+
+class Scripted(Planner):
+    """One for which the clock says of a plan what `clock` makes of its estimated seconds."""
+
+    def __init__(self, clock: Callable[[float], float]) -> None:
+        nothing = nn.Identity()
+        super().__init__(
+            nothing, WHOLE, nothing, WHOLE, torch.ones(1), [], [], lambda m: m, [], lambda _: 0.0, 0.0, 1.0, 0
+        )
+        self.choices, self.own, self.clock = Knapsack(LAYERS), WHOLE, clock
+
+    def _build(self, plan: list[int], time_factor: float = 1.0, loss_factor: float = 1.0) -> bool:
+        if any(built.plan == plan for built in self.tried):
+            return False
+        estimate = self.choices.total(plan)
+        attempt = Attempt(
+            predicted_seconds=estimate.seconds,
+            seconds=self.clock(estimate.seconds),
+            baseline_seconds=WHOLE,
+            predicted_loss=estimate.loss,
+            loss=estimate.loss,
+        )
+        self.tried.append(Built(plan, {}, {}, attempt))
+        return True
+
+
+def reached(clock: Callable[[float], float], target: float) -> tuple[float, float, int]:
+    """Speed, loss, and how many networks were built."""
+    planner = Scripted(clock)
+    built = planner.for_speedup(target)
+    return built.attempt.speedup, built.attempt.loss, len(planner.tried)
+
+
+def test_one_network_is_enough_where_the_estimate_is_right():
+    speed, loss, built = reached(lambda estimate: estimate, 2.5)
+    assert speed == pytest.approx(2.5, rel=0.1)
+    assert loss == pytest.approx(0.007 + 3.03, abs=0.02)
+    assert built == 1
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.8, 1.1])
+def test_plans_are_repaired_until_they_are_fast_enough_and_lose_little(rate: float):
+    speed, loss, built = reached(lambda estimate: WHOLE - rate * (WHOLE - estimate), 1.6)
+    least = next(o.loss for o in plans() if WHOLE / (WHOLE - rate * (WHOLE - o.seconds)) >= 1.6)
+    assert speed >= 1.6
+    assert loss <= least + 1.1
+    assert built <= MOST_ATTEMPTS
+
+
+def test_a_plan_between_one_too_slow_and_one_that_loses_too_much_is_found():
+    # beyond half, the clock is far ahead of the estimate, which believes that nothing is fast enough
+    def clock(estimate: float) -> float:
+        return estimate if estimate > 4.9 else 0.5 * estimate + 0.5
+
+    speed, loss, _ = reached(clock, 12.0)
+    assert speed == reached(clock, 100.0)[0]  # the fastest, since nothing is so fast
+    speed, loss, built = reached(clock, 2.2)
+    assert speed >= 2.2
+    assert loss < 2.2
+    assert built <= MOST_ATTEMPTS
+
+
+def plans() -> list[Option]:
+    """All that are the least loss for their time, from the slowest."""
+    choices = Knapsack(LAYERS)
+    return [choices.total(choices.least_loss(10 - 0.05 * step)) for step in range(181)]
