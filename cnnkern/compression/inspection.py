@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,24 +92,31 @@ def inspect_model(model: nn.Module, example: Any) -> Inspection:
     return inspection
 
 
+class _Caught(BaseException):
+    """Ends a model's run; not an Exception, which the model might handle."""
+
+
 def activations(
     model: nn.Module, layer: nn.Module, batches: Sequence[Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Input and output of a layer that is called once, for each batch that the model is run on.
 
-    Where the data decide what is called there may be fewer or more. Calls with nothing in them do not count.
+    A run ends where the layer has been called. Where the data decide what is called there may be fewer pairs.
+    Calls with nothing in them do not count.
     """
     caught: list[tuple[Tensor, Tensor]] = []
 
     def catch(_: nn.Module, args: tuple, y: Tensor) -> None:
         if y.numel():
             caught.append((args[0].clone(), y.clone()))
+            raise _Caught
 
     hook = layer.register_forward_hook(catch)
     try:
         with inference(model):
             for batch in batches:
-                call(model, batch)
+                with suppress(_Caught):
+                    call(model, batch)
     finally:
         hook.remove()
     yield from caught
