@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from cnnkern import _C
 from cnnkern.compression.losses import ROUNDING
 from cnnkern.compression.methods import METHODS
 from cnnkern.compression.running import call, inference
@@ -47,6 +49,18 @@ def check_asked(
             raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {name!r}")
     if not seconds > 0:
         raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
+
+
+def check_device(device: torch.device) -> None:
+    """NotImplementedError for one that there are no kernels for."""
+    if device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"model: expected one on the CPU or a CUDA device, got one on {device}")
+    build = _C.build_info()
+    if device.type == "cuda" and not build["cuda"]:
+        raise NotImplementedError(
+            f"model: expected one on the CPU, since cnnkern was built without CUDA kernels "
+            f"({build['cuda_reason']}), got one on {device}"
+        )
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -12,7 +12,8 @@ from cnnkern.compression.fits import Fits
 from cnnkern.compression.inspection import Place
 from cnnkern.compression.methods import Strength, forms, method_named
 from cnnkern.compression.refit import refit, relative_error
-from cnnkern.compression.timing import Turn, interleave
+from cnnkern.compression.running import on_cpu
+from cnnkern.compression.timing import Turn, clock_of, interleave
 
 MARGIN = 0.05  # how much less time than the layer's own a candidate has to take
 
@@ -72,7 +73,7 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
             blank = method.blank or (
                 lambda conv, strength, m=method: m.make(conv, strength, cost.output_size, 0)
             )
-            for form, layer in forms(blank(conv, strength).eval()).items():
+            for form, layer in forms(blank(conv, strength).eval().to(x.device)).items():
                 entered.append((name, strength, form, layer))
     own, times = times_beside_own(place, [layer for *_, layer in entered], seconds)
     strides = conv(x).stride()
@@ -95,8 +96,8 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
 @torch.no_grad()
 def times_beside_own(place: Place, layers: Sequence[nn.Module], seconds: float) -> tuple[float, list[float]]:
     """Seconds of the convolution itself, and of layers in its place, in turns."""
-    x = place.x
-    turns = [Turn(lambda layer=layer: layer(x)) for layer in (place.conv, *layers)]
+    x, clock = place.x, clock_of(place.x.device)
+    turns = [Turn(lambda layer=layer: layer(x), clock) for layer in (place.conv, *layers)]
     own, *times = (timing.median for timing in interleave(turns, seconds=seconds)[0])
     return own, times
 
@@ -109,8 +110,11 @@ def too_slow(time: float, own: float) -> str:
 def fitted(
     place: Place, candidate: Candidate, fits: Fits, pairs: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[nn.Module, float]:
-    """The candidate's layer, refitted to the convolution's own outputs, and its error."""
-    made = fits.get(place.conv, candidate.method, candidate.strength, place.cost.output_size)
+    """The candidate's layer, refitted to the convolution's own outputs, and its error.
+
+    All on the CPU, where `pairs` are, whatever the model is on.
+    """
+    made = fits.get(on_cpu(place.conv), candidate.method, candidate.strength, place.cost.output_size)
     layer = forms(made)[candidate.form]
     if not method_named(candidate.method).exact:
         if not pairs:

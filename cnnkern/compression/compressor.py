@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cnnkern.compression.asked import batches_of, check_asked, check_loss, copied
+from cnnkern.compression.asked import batches_of, check_asked, check_device, check_loss, copied
 from cnnkern.compression.bonds import Savings, measure_savings, take_savings
 from cnnkern.compression.candidates import MARGIN
 from cnnkern.compression.cost import tensors
@@ -43,7 +43,7 @@ from cnnkern.compression.running import (
     timed_together,
 )
 from cnnkern.compression.search import Layer, search
-from cnnkern.compression.timing import Turn, interleave
+from cnnkern.compression.timing import Turn, clock_of, interleave
 from cnnkern.folding import UntraceableError, fold_batch_norm
 from cnnkern.modules import unwrapped
 from cnnkern.nn import Int8Conv2d, PerforatedConv2d
@@ -84,7 +84,7 @@ def compress(
     was measured.
 
     Args:
-        model: on the CPU; it is not changed.
+        model: on the CPU or a CUDA device; it is not changed.
         example_input: what the compressed model is to be fast on: a tensor (N, C, H, W), or a tuple of
             positional or a mapping of keyword arguments; in the batch size and memory format that matter.
         target_speedup: how many times faster the whole model is to be, above 1; or
@@ -112,7 +112,7 @@ def compress(
 
     Raises:
         TypeError, ValueError: an argument that cannot be; the message names it.
-        NotImplementedError: a model on another device than the CPU.
+        NotImplementedError: a model on another device than these, or than cnnkern was built for.
 
     Convolutions that are called several times or not at all, share their weight, or are frozen beside others
     that are not, are left alone, as are functional ones; the report says which and why.
@@ -125,8 +125,7 @@ def compress(
     check_model(model)
     functions = {"evaluate": evaluate, "finetune": finetune}
     check_asked(target_speedup, max_loss_increase, methods, seconds, functions, seed)
-    if (device := device_of(model, example_input)).type != "cpu":
-        raise NotImplementedError(f"model: expected one on the CPU, got one on {device}")
+    check_device(device := device_of(model, example_input))
     original = copied(unwrapped(model)).eval()
     batches = batches_of(original, example_input, calibration)
     fits = Fits(cache, seed)
@@ -189,7 +188,7 @@ def compress(
         attempts=attempts,
         front=tuple(_front(planner, now)),
         notes=tuple(notes),
-        environment=environment(),
+        environment=environment(device),
     )
     return Compressed(model, report)
 
@@ -250,7 +249,8 @@ def _other_layout(original: nn.Module, example: Any, seconds: float) -> list[str
     last = all(x.stride(1) == 1 for x in images)
     other = torch.contiguous_format if last else torch.channels_last
     moved, x = model_in_format(copy.deepcopy(original), other), in_format(example, other)
-    turns = [Turn(lambda: call(original, example)), Turn(lambda: call(moved, x))]
+    clock = clock_of(device_of(original, example))
+    turns = [Turn(lambda: call(original, example), clock), Turn(lambda: call(moved, x), clock)]
     with inference(original), inference(moved):
         (here, there), _ = interleave(turns, seconds=seconds)
     if there.median > (1 - MARGIN) * here.median:

@@ -18,12 +18,13 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
+from cnnkern.compression.asked import check_device
 from cnnkern.compression.candidates import timed
 from cnnkern.compression.inspection import inspect_model
 from cnnkern.compression.machine import environment
 from cnnkern.compression.methods import Strength
 from cnnkern.compression.report import TEXT_WIDTH
-from cnnkern.compression.running import inference
+from cnnkern.compression.running import device_of, inference
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def contest(model: nn.Module, example: Any, methods: Sequence[str], seconds: flo
         model, example: as `cnnkern.compress` takes them. methods: its names.
         seconds: of timing for each layer.
     """
+    check_device(device := device_of(model, example))
     inspection = inspect_model(model, example)
     rows = []
     with inference(model):
@@ -95,4 +97,4 @@ def contest(model: nn.Module, example: Any, methods: Sequence[str], seconds: flo
                 for each in candidates
             )
             rows.append(Row(place.name, f"{place.conv} on {tuple(place.x.shape)}", own, rivals))
-    return Contest(tuple(rows), inspection.left_alone, environment())
+    return Contest(tuple(rows), inspection.left_alone, environment(device))

@@ -99,7 +99,7 @@ class _Caught(BaseException):
 def activations(
     model: nn.Module, layer: nn.Module, batches: Sequence[Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Input and output of a layer that is called once, for each batch that the model is run on.
+    """Input and output of a layer that is called once, for each batch that the model is run on, on the CPU.
 
     A run ends where the layer has been called. Where the data decide what is called there may be fewer pairs.
     Calls with nothing in them do not count.
@@ -108,7 +108,7 @@ def activations(
 
     def catch(_: nn.Module, args: tuple, y: Tensor) -> None:
         if y.numel():
-            caught.append((args[0].clone(), y.clone()))
+            caught.append(tuple(tensor.to("cpu", copy=True) for tensor in (args[0], y)))
             raise _Caught
 
     hook = layer.register_forward_hook(catch)

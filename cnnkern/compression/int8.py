@@ -77,4 +77,4 @@ def _simulated(layer: Int8Conv2d) -> nn.Sequential:
     )
     for module in (quantizer, *parts):
         module.mode = Mode.SIMULATE
-    return nn.Sequential(*parts)
+    return nn.Sequential(*parts).to(layer.weight.device)

@@ -46,8 +46,9 @@ def link(model: nn.Module) -> nn.Module:
         return model
     for layer, (scale, zero_point), rectified in graph.links():
         if layer.out_scale is None:
-            layer.out_scale = torch.tensor(scale, dtype=torch.float64)
-            layer.out_zero_point = torch.tensor(zero_point)
+            device = layer.weight.device
+            layer.out_scale = torch.tensor(scale, dtype=torch.float64, device=device)
+            layer.out_zero_point = torch.tensor(zero_point, device=device)
             layer.activation = "relu" if rectified else layer.activation
     pools = {pool: _pool(IntegerMaxPool, pool) for pool in graph.pools() if type(pool) is nn.MaxPool2d}
     return rectify(replace(model, pools))
@@ -85,7 +86,8 @@ def unlink(model: nn.Module) -> bool:
         return False
     for layer, grid, _ in graph.links():
         if layer.numbers()[2:] == grid:
-            layer.out_scale, layer.out_zero_point, found = None, torch.tensor(0), True
+            layer.out_scale, found = None, True
+            layer.out_zero_point = torch.zeros_like(layer.x_zero_point)
     pools = {pool: _pool(nn.MaxPool2d, pool) for pool in graph.pools() if type(pool) is IntegerMaxPool}
     replace(model, pools)
     return found

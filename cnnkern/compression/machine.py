@@ -9,9 +9,10 @@ from rich.table import Table
 from cnnkern import _C
 
 
-def environment() -> dict[str, str | int]:
-    """Versions, CPU, instruction set and threads."""
-    return {
+def environment(device: torch.device | None = None) -> dict[str, str | int]:
+    """Versions, CPU, instruction set and threads; the name of a GPU, where the times are a GPU's."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device and device.type == "cuda" else {}
+    return gpu | {
         "cnnkern": _C.build_info()["version"],
         "torch": torch.__version__,
         "cpu": cpu_name(),

@@ -17,7 +17,7 @@ from cnnkern.compression.planner import Bond, Knapsack
 from cnnkern.compression.refit import refit, relative_error
 from cnnkern.compression.report import Attempt
 from cnnkern.compression.rewriting import replace
-from cnnkern.compression.running import timed_together
+from cnnkern.compression.running import on_cpu, timed_together
 from cnnkern.compression.search import Layer
 
 MOST_ATTEMPTS = 5  # networks that are built and measured
@@ -200,11 +200,12 @@ class Planner:
             if [x.shape for x, _ in before] != [x.shape for x, _ in now]:
                 continue  # what is called depends on the data, which are others now
             pairs = [(x, y) for (x, _), (_, y) in zip(now, before, strict=True)]
+            better = on_cpu(layer)
             if not method_named(chosen[place.name].method).exact:
-                better = refit(layer, pairs, self.seed).layer.eval()
-                model = replace(model, {layer: better})
-                layers[place.name] = layer = better
-            errors[place.name] = relative_error(layer, pairs)
+                better = refit(better, pairs, self.seed).layer.eval()
+            errors[place.name] = relative_error(better, pairs)
+            layers[place.name] = better.to(place.x.device)
+            model = replace(model, {layer: layers[place.name]})
         return model, layers, errors
 
     def with_layers(self, layers: Mapping[str, nn.Module]) -> nn.Module:

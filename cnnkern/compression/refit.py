@@ -63,7 +63,7 @@ def refit(layer: nn.Module, pairs: Pairs, seed: int = 0) -> Refit:
     """A copy of `layer` whose last weights bring it nearest to the targets.
 
     Args:
-        layer: a layer of `cnnkern.nn`, or a chain of convolutions, in eval mode.
+        layer: a layer of `cnnkern.nn`, or a chain of convolutions, in eval mode and on the CPU.
         pairs: inputs (N, C, H, W) and targets (N, K, oH, oW).
         seed: of the positions.
 

@@ -1,5 +1,6 @@
 """Running somebody's model: its arguments, its device, its leaves."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnkern.compression.cost import tensors
-from cnnkern.compression.timing import Turn, interleave
+from cnnkern.compression.timing import Turn, clock_of, interleave
 from cnnkern.modules import in_eval_mode
 
 
@@ -26,6 +27,12 @@ def device_of(model: nn.Module, example: Any) -> torch.device:
     for tensor in (*tensors(example), *model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def on_cpu(module: nn.Module) -> nn.Module:
+    """The module itself where it is on the CPU, else a copy that is."""
+    there = all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
+    return module if there else copy.deepcopy(module).cpu()
 
 
 @contextmanager
@@ -87,6 +94,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 def timed_together(models: Sequence[nn.Module], example: Any, seconds: float) -> list[float]:
     """Seconds of a run of each model on the example, in turns."""
     turns: list[Callable[[], Any]] = [lambda model=model: call(model, example) for model in models]
+    clock = clock_of(device_of(models[0], example))
     with inference(nn.ModuleList(models)):
-        timings, _ = interleave([Turn(run) for run in turns], seconds=seconds, min_rounds=5)
+        timings, _ = interleave([Turn(run, clock) for run in turns], seconds=seconds, min_rounds=5)
     return [timing.median for timing in timings]

@@ -173,7 +173,8 @@ def _fit(
         if isinstance(found, str):
             candidate.verdict = found
         else:
-            candidate.layer, candidate.error = found
+            made, candidate.error = found
+            candidate.layer = made.to(layer.place.x.device)
     drop_dominated(candidates)
 
 

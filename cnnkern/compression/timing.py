@@ -67,7 +67,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """A function of this process as a contender."""
+    """A function of this process as a contender, by the clock of the device that it works on."""
 
     run: Callable[[], Any]
     clock: Clock = field(default_factory=CpuClock)

@@ -90,7 +90,7 @@ def best(scores: Tensor, rate: float, seed: int) -> Tensor:
     size = scores.shape[0], scores.shape[1]
     lots = torch.rand(scores.numel(), generator=torch.Generator().manual_seed(seed))
     order = torch.argsort(lots)
-    order = order[torch.argsort(scores.flatten()[order], descending=True, stable=True)]
+    order = order[torch.argsort(scores.flatten().cpu()[order], descending=True, stable=True)]
     return _kept(order[: kept_count(size, rate)], size)
 
 

@@ -306,8 +306,3 @@ def test_with_real_clocks_a_smaller_network_comes_out():
 def test_what_cannot_be_asked_for_is_named(options: dict, kind: type[Exception], message: str):
     with pytest.raises(kind, match=message):
         compress(chain(), **options)
-
-
-def test_another_device_is_refused():
-    with pytest.raises(NotImplementedError, match="model: expected one on the CPU, got one on meta"):
-        cnnkern.compress(chain().to("meta"), torch.ones(1, 3, 20, 20, device="meta"), target_speedup=2)

@@ -72,7 +72,8 @@ MODULES = {
     "ops": KERNELS,
     "nn": {"ops", "modules", *NUMERICS},
     "compression": {"nn", "ops", "modules", *NUMERICS, *KERNELS},
-    "cli": {"", "compression", "nn", "ops", *NUMERICS, *KERNELS},
+    "cli_inputs": {"", "compression", *NUMERICS},
+    "cli": {"", "cli_inputs", "compression", "nn", "ops", *NUMERICS, *KERNELS},
     "__main__": {"cli"},
     "": {"compression", "nn", "ops", "reference", *NUMERICS, *KERNELS},
 }
