@@ -118,7 +118,7 @@ def _hooked(module: nn.Module) -> bool:
 
 def _follows(layer: nn.Module, norm: nn.Module) -> bool:
     return (
-        type(norm) is NORMS[type(layer)]
+        type(norm) in (NORMS[type(layer)], nn.SyncBatchNorm)
         and norm.running_var is not None
         and not torch.nn.utils.parametrize.is_parametrized(layer)
     )

@@ -38,6 +38,13 @@ def test_the_folded_layer_computes_the_same(layers: tuple[nn.Module, nn.Module])
     torch.testing.assert_close(folded(x), model.eval()(x), rtol=1e-12, atol=1e-12)
 
 
+def test_a_synchronized_norm_is_folded_as_any_other() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), used(nn.SyncBatchNorm(4))).eval()
+    folded, x = fold_batch_norm(model), torch.randn(2, 3, 5, 5)
+    assert isinstance(folded[1], nn.Identity)
+    torch.testing.assert_close(folded(x), model(x))
+
+
 def test_float32_weights_are_rounded_once() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), used(nn.BatchNorm2d(4)))
     exact = fold_batch_norm(model.double())

@@ -2,13 +2,15 @@
 
 Its second convolution (96 to 256 channels, 5x5, on 27x27 maps; Lebedev et al. 2015, figure 3) at ranks from
 50 to 500: the error of the fit by non-linear least squares, by alternating least squares and by greedy
-rank-one terms, what each fit takes, and how many times faster the fused layer and the four stock convolutions
-are than torch's dense layer. The weight is drawn with the spectrum of a trained one.
+rank-one terms, the CPU time of each fit, and how many times faster the fused layer and the four stock
+convolutions are than torch's dense layer. The weight is drawn with the spectrum of a trained one. The files
+are written anew after each rank.
 """
 
 import argparse
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
+from tqdm import tqdm
 
 from bench.contests import cp, dense
 from bench.experiments.record import record, table_of
@@ -51,9 +54,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """One rank: by method the relative error and the seconds of the fit; seconds of a call of torch's dense
-    layer, of the four stock convolutions and of the fused layer, each in its fastest layout; and the share of
-    the dense layer's parameters."""
+    """One rank: by method the relative error and the CPU seconds of the fit; seconds of a call of torch's
+    dense layer, of the four stock convolutions and of the fused layer, each in its fastest layout; and the
+    share of the dense layer's parameters."""
 
     rank: int
     errors: dict[str, float]
@@ -70,42 +73,41 @@ def main(arguments: list[str] | None = None) -> None:
         tuple(sorted(options.ranks)), tuple(options.methods), options.threads, options.batch, options.seconds,
         options.shrink,
     )  # fmt: skip
-    points = measure(settings)
-    document = {
-        "settings": asdict(settings),
-        "points": [asdict(point) for point in points],
-        "paper": {str(rank): times for rank, times in PAPER.items()},
-    }
-    record("alexnet-ranks", options.output, document, [_table(points)], _draw, (10, 4))
+    points: list[Point] = []
+    for point in measure(settings):
+        points.append(point)
+        document = {
+            "settings": asdict(settings),
+            "points": [asdict(point) for point in points],
+            "paper": {str(rank): times for rank, times in PAPER.items()},
+        }
+        tables = [_table(points)] if len(points) == len(settings.ranks) else []
+        record("alexnet-ranks", options.output, document, tables, _draw, (10, 4))
 
 
-def measure(settings: Settings) -> list[Point]:
+def measure(settings: Settings) -> Iterator[Point]:
     layer = settings.layer
     weight = trained_like(layer.K, layer.C, layer.kernel)
-    points = []
-    for rank in settings.ranks:
+    for rank in tqdm(settings.ranks, unit="rank", disable=None):
         fits = {method: _fit(weight, rank, method) for method in settings.methods}
         with thread_count(settings.threads):
             seconds = _seconds(layer, rank, settings)
-        points.append(
-            Point(
-                rank,
-                {method: error for method, (error, _) in fits.items()},
-                {method: taken for method, (_, taken) in fits.items()},
-                *seconds,
-                rank * (layer.C + sum(layer.kernel) + layer.K) / weight.numel(),
-            )
+        yield Point(
+            rank,
+            {method: error for method, (error, _) in fits.items()},
+            {method: taken for method, (_, taken) in fits.items()},
+            *seconds,
+            rank * (layer.C + sum(layer.kernel) + layer.K) / weight.numel(),
         )
-    return points
 
 
 def _fit(weight: Tensor, rank: int, method: str) -> tuple[float, float]:
-    """The relative error, and the seconds it took."""
-    start = time.perf_counter()
+    """The relative error, and the CPU seconds it took."""
+    start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of degenerate fits, whose error is what is asked for
         factors = decomposition.cp(weight, rank, method=method, verbose=False)
-    return factors.error, time.perf_counter() - start
+    return factors.error, time.process_time() - start
 
 
 def _seconds(layer: Layer, rank: int, settings: Settings) -> tuple[float, float, float]:

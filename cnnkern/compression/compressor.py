@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnkern.compression.asked import batches_of, check_asked, check_device, check_loss, copied
 from cnnkern.compression.bonds import Savings, measure_savings, take_savings
@@ -49,6 +50,7 @@ from cnnkern.modules import unwrapped
 from cnnkern.nn import Int8Conv2d, PerforatedConv2d
 
 FRONT_STEPS = 16
+NAMED = 5  # batch norms of which a note tells the names
 
 Finetune = Callable[[nn.Module, nn.Module], None]
 
@@ -307,18 +309,26 @@ def _layer_report(layer: Layer, index: int, built: Built | None) -> LayerReport:
 def _folded(original: nn.Module, example: Any) -> tuple[nn.Module, list[str]]:
     """A copy with batch norms folded, or the model itself where none can be; a note where that is not told
     by the model's structure."""
-    if not any(isinstance(module, nn.BatchNorm2d) for module in original.modules()):
+    if not _batch_norms(original):
         return original, []
     try:
         folded = fold_batch_norm(original)
     except UntraceableError as error:
         return original, [f"Batch norms are not folded: {error}"]
-    if sum(1 for _ in folded.buffers()) == sum(1 for _ in original.buffers()):
-        return original, []
+    left = _batch_norms(folded)
+    named = ", ".join([*left[:NAMED], "..."] if len(left) > NAMED else left)
+    notes = [f"Batch norms that no convolution before them can take in: {named}."] if left else []
+    if len(left) == len(_batch_norms(original)):
+        return original, notes
     # such as where an argument that is not given, and None, decides what is called
     if not same_outputs(original, folded, example):
         return original, ["Batch norms are not folded: with them folded, the example has other outputs."]
-    return folded, []
+    return folded, notes
+
+
+def _batch_norms(model: nn.Module) -> list[str]:
+    """Their names, of all kinds."""
+    return [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
 
 
 def _front(planner: Planner, whole: float) -> list[Option]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.experiments import alexnet_ranks, blocks, equal_time, kernel_sizes
+from bench.experiments import alexnet_ranks, blocks, equal_time, kernel_sizes, layer_types
 from bench.experiments.block_zoo import BLOCKS
 from bench.experiments.spectrum import EXPONENTS, trained_like
 from bench.timing import WrongResult
@@ -17,6 +17,7 @@ SMALL = {
     alexnet_ranks: ["--ranks", "4", "2", "--shrink", "24", "--batch", "1", "--methods", "nls", "greedy"],
     equal_time: ["--layers", "ResNet stage 2", "--shares", "0.8", "--shrink", "16", "--batch", "1"],
     blocks: ["--channels", "32", "--size", "8"],
+    layer_types: ["--networks", "AlexNet", "--batch", "1"],
     kernel_sizes: ["--kernels", "5", "3", "--channels", "4", "--size", "9", "--threads", "1"],
 }
 

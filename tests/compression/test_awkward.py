@@ -166,6 +166,12 @@ def test_batch_norms_that_stay_since_the_model_cannot_be_traced_are_told():
     assert any("Batch norms are not folded: torch.fx cannot trace" in note for note in report.notes)
 
 
+def test_batch_norms_that_stay_since_nothing_can_take_them_in_are_told():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    _, report = compress(model)
+    assert "Batch norms that no convolution before them can take in: 2." in report.notes
+
+
 class Routed(Net):
     """The data decide what is called."""
 
