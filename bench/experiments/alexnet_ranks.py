@@ -131,7 +131,7 @@ def _best(contenders: list, timings: list, who: str, among: range) -> float:
 
 def _table(points: list[Point]) -> Table:
     methods = list(points[0].errors)
-    headings = ["rank", *(f"error, {m}" for m in methods), *(f"s, {m}" for m in methods)]
+    headings = ["rank", *(f"error, {m}" for m in methods), *(f"CPU s, {m}" for m in methods)]
     headings += ["parameters", "four stock", "fused", "paper"]
     rows = []
     for point in points:
