@@ -24,6 +24,7 @@ MOST_ATTEMPTS = 5  # networks that are built and measured
 MOST_PLANS = 20  # that are made, some of them again
 MOST_REPAIR = 2.0  # by which one measurement may change the estimate
 CLOSE = 0.1  # how far from what was asked for is good enough
+WORTH = 0.2  # a part of the loss for which one more network is built
 NARROW = 0.02  # a part of what is to be saved that no plan is looked for in
 
 
@@ -110,7 +111,7 @@ class Planner:
 
         The time saved in the network is about what the layers save alone and by their bonds. What is asked
         of these is corrected by each measurement, between a plan that saved too little and one that saved
-        enough.
+        enough. A plan that saves a little less by the estimate, and loses far less, is given its chance.
         """
         wanted = max(0.0, self.folded - self.whole / target)
         bracket, saved = Bracket(wanted), wanted
@@ -118,8 +119,9 @@ class Planner:
             plan = self.choices.least_loss(self.own - saved) or self._about_fastest()
             if self._build(plan, wanted / saved if saved else 1.0):
                 attempt = self.tried[-1].attempt
-                lossless = attempt.loss <= self.loss
-                if attempt.speedup >= target and (attempt.speedup <= target * (1 + CLOSE) or lossless):
+                close = target <= attempt.speedup <= target * (1 + CLOSE)
+                lossless = attempt.speedup >= target and attempt.loss <= self.loss
+                if lossless or (close and not self._loses_far_less(plan)):
                     break
                 estimate = self.own - self.choices.total(plan).seconds
                 bracket.take(estimate, self.folded - self.whole / attempt.speedup)
@@ -135,6 +137,13 @@ class Planner:
         most = max((built.attempt.speedup for built in sound), default=0.0)
         near = [built for built in sound if built.attempt.speedup >= most * (1 - CLOSE)]
         return min(near, key=lambda built: built.attempt.loss, default=None)
+
+    def _loses_far_less(self, plan: list[int]) -> bool:
+        """Whether a plan would that saves a little less by the estimate, and was not tried yet."""
+        least = self.choices.total(plan)
+        near = self.choices.least_loss(self.own - (1 - CLOSE) * (self.own - least.seconds))
+        tried = any(built.plan == near for built in self.tried)
+        return not tried and self.choices.total(near).loss < (1 - WORTH) * least.loss
 
     def _about_fastest(self) -> list[int]:
         """The least loss at nearly the most speed, by the estimate: the last percents cost the most."""
