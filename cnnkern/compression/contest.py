@@ -5,14 +5,12 @@ What `cnnkern.compress` starts with, for those who want to know what there is to
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
@@ -23,8 +21,8 @@ from cnnkern.compression.candidates import timed
 from cnnkern.compression.inspection import inspect_model
 from cnnkern.compression.machine import environment
 from cnnkern.compression.methods import Strength
-from cnnkern.compression.report import TEXT_WIDTH
 from cnnkern.compression.running import device_of, inference
+from cnnkern.text import text_of
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ class Contest:
             table.add_section()
         for name, reason in self.left_alone.items():
             table.add_row(escape(name), escape(f"left alone: {reason}"), "", "")
-        text = io.StringIO()
-        Console(file=text, width=TEXT_WIDTH, highlight=False).print(table)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return text_of(table)
 
 
 def contest(model: nn.Module, example: Any, methods: Sequence[str], seconds: float) -> Contest:

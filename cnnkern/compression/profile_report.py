@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from dataclasses import asdict, dataclass
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from cnnkern.compression.files import written_whole
 from cnnkern.compression.pictures import bars
 from cnnkern.compression.timing import Timing
+from cnnkern.text import text_of
 
 TABLE_WIDTH = 128
 OUTSIDE = "outside of layers"
@@ -159,9 +158,7 @@ class Profile:
         return table
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=TABLE_WIDTH, highlight=False).print(self.table())
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return text_of(self.table(), TABLE_WIDTH)
 
     def _title(self) -> str:
         where = f"{self.device}, {self.isa}, threads: {self.threads}" if self.isa else self.device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -10,14 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from cnnkern.compression.files import written_whole
 from cnnkern.compression.planner import Option
+from cnnkern.text import text_of
 
-TEXT_WIDTH = 120
 CHOSEN = "chosen"
 
 
@@ -135,9 +134,7 @@ class Report:
         return Group(self._whole_table(), self._layer_table(), *notes)
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=TEXT_WIDTH, highlight=False).print(self.__rich__())
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return text_of(self.__rich__())
 
     def _whole_table(self) -> Table:
         title = f"{escape(self.asked)}: {'' if self.changed else 'nothing gained, the model is unchanged; '}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
+from cnnkern.text import text_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -49,6 +51,9 @@ class Report:
         for row in document["layers"]:
             row["snr"] = row["snr"] if row["snr"] is not None and math.isfinite(row["snr"]) else None
         return json.dumps(document, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return text_of(self.table())
 
     def table(self) -> Table:
         """All of it as a table for a terminal."""
