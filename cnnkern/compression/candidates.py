@@ -75,7 +75,9 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
             )
             for form, layer in forms(blank(conv, strength).eval().to(x.device)).items():
                 entered.append((name, strength, form, layer))
-    own, times = times_beside_own(place, [layer for *_, layer in entered], seconds)
+    clock = clock_of(x.device)
+    turns = [Turn(lambda layer=layer: layer(x), clock) for layer in (conv, *(layer for *_, layer in entered))]
+    own, *times = (timing.median for timing in interleave(turns, seconds=seconds)[0])
     strides = conv(x).stride()
     best: dict[tuple[str, Strength], Candidate] = {}
     for (name, strength, form, layer), time in zip(entered, times, strict=True):
@@ -91,15 +93,6 @@ def timed(place: Place, methods: Iterable[str], seconds: float) -> tuple[float, 
         if not candidate.verdict:
             candidate.take_time(candidate.seconds, own)
     return own, list(best.values())
-
-
-@torch.no_grad()
-def times_beside_own(place: Place, layers: Sequence[nn.Module], seconds: float) -> tuple[float, list[float]]:
-    """Seconds of the convolution itself, and of layers in its place, in turns."""
-    x, clock = place.x, clock_of(place.x.device)
-    turns = [Turn(lambda layer=layer: layer(x), clock) for layer in (place.conv, *layers)]
-    own, *times = (timing.median for timing in interleave(turns, seconds=seconds)[0])
-    return own, times
 
 
 def too_slow(time: float, own: float) -> str:

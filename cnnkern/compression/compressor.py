@@ -147,7 +147,17 @@ def compress(
         # as shares, since the machine may have been slower then
         in_network = {each.name: each.seconds / profiled.seconds * now for each in profiled.layers}
         layers = search(
-            folded, inspection.places, methods, batches, evaluate, loss, fits, seconds, in_network, processes
+            folded,
+            example_input,
+            inspection.places,
+            methods,
+            batches,
+            evaluate,
+            loss,
+            fits,
+            seconds,
+            in_network,
+            processes,
         )
         hides = processes.hides_progress
         savings, join = Savings({}, []), _as_it_is

@@ -92,7 +92,7 @@ def inspect_model(model: nn.Module, example: Any) -> Inspection:
     return inspection
 
 
-class _Caught(BaseException):
+class Caught(BaseException):
     """Ends a model's run; not an Exception, which the model might handle."""
 
 
@@ -109,13 +109,13 @@ def activations(
     def catch(_: nn.Module, args: tuple, y: Tensor) -> None:
         if y.numel():
             caught.append(tuple(tensor.to("cpu", copy=True) for tensor in (args[0], y)))
-            raise _Caught
+            raise Caught
 
     hook = layer.register_forward_hook(catch)
     try:
         with inference(model):
             for batch in batches:
-                with suppress(_Caught):
+                with suppress(Caught):
                     call(model, batch)
     finally:
         hook.remove()

@@ -16,9 +16,9 @@ from cnnkern.compression.candidates import (
     drop_dominated,
     fitted,
     timed,
-    times_beside_own,
 )
 from cnnkern.compression.fits import Fits
+from cnnkern.compression.in_place import times_in_place
 from cnnkern.compression.inspection import Place, activations
 from cnnkern.compression.losses import Evaluate, checked
 from cnnkern.compression.methods import method_named
@@ -27,14 +27,15 @@ from cnnkern.compression.processes import Processes
 from cnnkern.compression.rewriting import swapped
 from cnnkern.compression.running import inference
 
+UNRUNNABLE = "the model cannot be run with it"
+
 
 @dataclass
 class Layer:
     """A place, and everything that was tried there.
 
-    `seconds` is the convolution's time beside its candidates, `in_network` in the model's own run; other
-    layers' data is in the caches there, and a candidate's time is taken to change in the same proportion
-    where it was not measured.
+    `seconds` is the convolution's time beside its candidates, `in_network` what it takes of a whole run of
+    the model; a candidate's time is taken to change in the same proportion where it was not measured.
     """
 
     place: Place
@@ -68,6 +69,7 @@ class Layer:
 
 def search(
     model: nn.Module,
+    example: Any,
     places: Sequence[Place],
     methods: Sequence[str],
     batches: Sequence[Any],
@@ -82,6 +84,7 @@ def search(
 
     Args:
         model: in which the places are; each candidate takes its place for a moment, and leaves it.
+        example: what is timed.
         batches: of the calibration. evaluate, loss: the measure of the model, and what it gives for `model`.
         seconds: of timing for each layer. in_network: those that each place takes in the model's own run.
         processes: the first times, all of them fit and measure losses.
@@ -100,7 +103,7 @@ def search(
     with bar(total=faster, desc="fitting", unit="fit") as progress:
         for layer in layers:
             _fit(model, layer, batches, fits, processes, progress)
-    _time_again(model, layers, seconds, processes)
+    _time_in_place(model, example, layers, seconds, processes)
     alive = [(layer, each) for layer in layers for each in layer.alive]
 
     with bar(total=len(alive), desc="losses", unit="candidate") as progress:
@@ -114,7 +117,7 @@ def search(
                 try:
                     return checked(evaluate, changed) - loss
                 except Exception as error:  # of the model's own code, that uses more of the convolution
-                    return _failed("the model cannot be run with it", error)
+                    return _failed(UNRUNNABLE, error)
 
         losses = processes.spread(alive, measure)
     for (_, candidate), found in zip(alive, losses, strict=True):
@@ -127,23 +130,29 @@ def search(
     return layers
 
 
-def _time_again(model: nn.Module, layers: Sequence[Layer], seconds: float, processes: Processes) -> None:
-    """Time those that are left once more: the fastest of many that were timed at once seems faster than it
-    is, and plans are made with these times."""
+def _time_in_place(
+    model: nn.Module, example: Any, layers: Sequence[Layer], seconds: float, processes: Processes
+) -> None:
+    """Time those that are left once more, in the model's own run: plans are made with these times. Besides,
+    the fastest of many that were timed at once seems faster than it is."""
 
-    def time_all() -> list[tuple[float, list[float]]]:
+    def time_all() -> list[list[float | str]]:
+        bar = tqdm(layers, desc="timing", unit="layer", leave=False, disable=processes.hides_progress)
         with inference(model):
-            return [
-                times_beside_own(layer.place, [each.layer for each in layer.alive], seconds)
-                if layer.alive
-                else (layer.seconds, [])
-                for layer in layers
-            ]
+            return [in_place(layer) if layer.alive else [layer.seconds] for layer in bar]
 
-    for layer, (own, times) in zip(layers, processes.first(time_all), strict=True):
+    def in_place(layer: Layer) -> list[float | str]:
+        made = [each.layer for each in layer.alive]
+        found = times_in_place(model, example, layer.place.conv, made, seconds)
+        return [_failed(UNRUNNABLE, each) if isinstance(each, Exception) else each for each in found]
+
+    for layer, (own, *times) in zip(layers, processes.first(time_all), strict=True):
         layer.seconds = own
-        for candidate, time in zip(layer.alive, times, strict=True):
-            candidate.take_time(time, own)
+        for candidate, taken in zip(layer.alive, times, strict=True):
+            if isinstance(taken, str):
+                candidate.verdict = taken
+            else:
+                candidate.take_time(taken, own)
         drop_dominated(layer.alive)
 
 

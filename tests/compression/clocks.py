@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import cnnkern
-from cnnkern.compression import bonds, candidates, compressor, planning
+from cnnkern.compression import bonds, candidates, compressor, planning, search
 from cnnkern.compression.cost import flops
+from cnnkern.compression.inspection import activations
 from cnnkern.compression.running import call, leaves
 from cnnkern.compression.timing import Timing
 
@@ -43,7 +44,14 @@ def script(patch: Callable[[Any, str, Any], None]) -> None:
         layers = [SimpleNamespace(name=p.name, seconds=arithmetic(p.conv, p.x)) for p in inspection.places]
         return SimpleNamespace(layers=layers, seconds=arithmetic(model, x))
 
+    def in_place(
+        model: nn.Module, x: Any, conv: nn.Conv2d, layers: Sequence[nn.Module], _: float
+    ) -> list[float]:
+        ((x, _),) = activations(model, conv, [x])
+        return [arithmetic(layer, x) for layer in (conv, *layers)]
+
     patch(candidates, "interleave", of_layers)
+    patch(search, "times_in_place", in_place)
     patch(compressor, "profile", of_model)
     patch(compressor, "interleave", lambda *_, seconds: ([Timing(1.0, 0.0, 1)] * 2, None))
     for module in (bonds, compressor, planning):
