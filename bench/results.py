@@ -16,6 +16,7 @@ import torch
 from bench.layers import Workload
 from bench.timing import Timing
 from cnnkern import _C
+from cnnkern.compression.machine import cpu_name
 
 SCHEMA = 1
 RESULTS = Path(__file__).parent / "results"
@@ -202,7 +203,7 @@ def environment() -> dict[str, str | int]:
         "isa": _C.current_isa(),
         "torch": torch.__version__,
         "onnxruntime": _version("onnxruntime"),
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
     }
 
@@ -216,20 +217,13 @@ def _version(package: str) -> str:
 
 def machine_slug() -> str:
     """The machine as a file name: CPU, threads."""
-    words = re.sub(r"\((R|TM)\)|CPU|Processor", " ", cpu_model())
+    words = re.sub(r"\((R|TM)\)|CPU|Processor|@ [0-9.]+GHz", " ", cpu_name())
     return "-".join(re.findall(r"[a-z0-9.]+", f"{words} {pool(torch.get_num_threads())}".lower()))
 
 
 def pool(threads: int) -> str:
     """Threads in words."""
     return f"{threads} thread{'s' * (threads != 1)}"
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown CPU"
 
 
 def _commit() -> str:
