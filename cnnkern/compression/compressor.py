@@ -171,6 +171,7 @@ def compress(
             *(original, whole, folded, now, example_input, layers, bonds, join),
             *(batches, evaluate, loss, seconds, seed),
         )
+        planner.factor = first(planner.measured_factor)
         built, attempts = first(lambda: _planned(planner, target_speedup, max_loss_increase))
         notes = [
             *_shortfall(built, target_speedup),
@@ -344,7 +345,7 @@ def _batch_norms(model: nn.Module) -> list[str]:
 def _front(planner: Planner, whole: float) -> list[Option]:
     """The best plans by the estimate, as seconds of the whole network and loss added."""
     points = planner.choices.front(FRONT_STEPS)
-    return [Option(whole - planner.own + point.seconds, point.loss) for point in points]
+    return [Option(whole - (planner.own - point.seconds) * planner.factor, point.loss) for point in points]
 
 
 def _whole(model: nn.Module, seconds: float, loss: float, predicted: float | None = None) -> Whole:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from cnnkern.compression.candidates import Candidate
 from cnnkern.compression.inspection import activations
 from cnnkern.compression.losses import ROUNDING, Evaluate, checked
 from cnnkern.compression.methods import method_named
@@ -84,7 +85,8 @@ class Planner:
         model: it with its batch norms folded, or itself, in which `layers` were searched; `folded` is its
             seconds. bonds: what some of their options save together. link: makes int8 layers hand integers on
             (see linking.py), or nothing. example: what is timed.
-        loss: of the original. seconds: of timing for each plan.
+        loss: of the original. seconds: of timing for each plan. factor: what is saved in a run of the network
+            over what the estimate says; see `measured_factor`.
     """
 
     baseline: nn.Module
@@ -101,10 +103,25 @@ class Planner:
     seconds: float
     seed: int
     tried: list[Built] = field(default_factory=list)
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         self.choices = Knapsack([layer.options for layer in self.layers], self.bonds)
         self.own = sum(layer.in_network for layer in self.layers)
+
+    def measured_factor(self) -> float:
+        """`factor`, from what the fastest options save when all of them are there.
+
+        They leave other data in the caches than the layers they replace, and a busy machine slows one kind of
+        layer more than another: times of single layers do not show that.
+        """
+        plan = self.choices.least_seconds()
+        estimate = self.own - self.choices.total(plan).seconds
+        if estimate <= 0:
+            return 1.0
+        layers = {name: copy.deepcopy(candidate.layer) for name, candidate in self._chosen(plan).items()}
+        before, after = self._timed(self.link(self.with_layers(layers)))
+        return _bounded((self.folded - self.whole / before * after) / estimate)
 
     def for_speedup(self, target: float) -> Built | None:
         """The least loss at `target` times the speed; where none is so fast, about the fastest found.
@@ -114,10 +131,10 @@ class Planner:
         enough. A plan that saves a little less by the estimate, and loses far less, is given its chance.
         """
         wanted = max(0.0, self.folded - self.whole / target)
-        bracket, saved = Bracket(wanted), wanted
+        bracket, saved = Bracket(wanted), wanted / self.factor
         for _ in range(MOST_PLANS):
             plan = self.choices.least_loss(self.own - saved) or self._about_fastest()
-            if self._build(plan, wanted / saved if saved else 1.0):
+            if self._build(plan, wanted / saved if saved else self.factor):
                 attempt = self.tried[-1].attempt
                 close = target <= attempt.speedup <= target * (1 + CLOSE)
                 lossless = attempt.speedup >= target and attempt.loss <= self.loss
@@ -149,7 +166,8 @@ class Planner:
         """The least loss at nearly the most speed, by the estimate: the last percents cost the most."""
         fastest = self.choices.least_seconds()
         seconds = self.choices.total(fastest).seconds
-        return self.choices.least_loss(seconds + CLOSE * (self.folded - self.own + seconds)) or fastest
+        more = CLOSE * (self.folded / self.factor - (self.own - seconds))
+        return self.choices.least_loss(seconds + more) or fastest
 
     def for_loss(self, most: float) -> Built | None:
         """The fastest network that loses `most` more than the original at most; None where none does.
@@ -159,7 +177,7 @@ class Planner:
         factor = 1.0
         for _ in range(MOST_ATTEMPTS):
             plan = self.choices.least_seconds(most / factor)
-            if plan is None or not self._build(plan, loss_factor=factor):
+            if plan is None or not self._build(plan, self.factor, factor):
                 break
             lost = self.tried[-1].attempt.loss - self.loss
             if most * (1 - CLOSE) <= lost <= most:
@@ -169,7 +187,7 @@ class Planner:
         enough = [built for built in self.tried if built.attempt.loss - self.loss <= most]
         return max(enough, key=lambda built: built.attempt.speedup, default=None)
 
-    def _build(self, plan: list[int], time_factor: float = 1.0, loss_factor: float = 1.0) -> bool:
+    def _build(self, plan: list[int], time_factor: float, loss_factor: float = 1.0) -> bool:
         """Build and measure a plan; False for one that was measured already, or changes nothing."""
         if any(built.plan == plan for built in self.tried):
             return False
@@ -179,7 +197,7 @@ class Planner:
         model = self.link(copy.deepcopy(model))
         loss = checked(self.evaluate, model)
         estimate = self.choices.total(plan)
-        before, after = timed_together([self.baseline, model], self.example, self.seconds)
+        before, after = self._timed(model)
         attempt = Attempt(
             predicted_seconds=before
             * (self.folded - (self.own - estimate.seconds) * time_factor)
@@ -195,11 +213,7 @@ class Planner:
     def _network(self, plan: Sequence[int]) -> tuple[nn.Module, dict[str, nn.Module], dict[str, float]]:
         """A copy of the model with the plan's layers, each refitted to what the network before it gives;
         these layers, and their errors."""
-        chosen = {
-            layer.place.name: layer.usable[index - 1]
-            for layer, index in zip(self.layers, plan, strict=True)
-            if index
-        }
+        chosen = self._chosen(plan)
         layers = {name: copy.deepcopy(candidate.layer) for name, candidate in chosen.items()}
         model, errors = self.with_layers(layers), {}
         for place in (layer.place for layer in self.layers if layer.place.name in chosen):
@@ -216,6 +230,18 @@ class Planner:
             layers[place.name] = better.to(place.x.device)
             model = replace(model, {layer: layers[place.name]})
         return model, layers, errors
+
+    def _chosen(self, plan: Sequence[int]) -> dict[str, Candidate]:
+        """A plan's candidates, by the names of their places."""
+        return {
+            layer.place.name: layer.usable[index - 1]
+            for layer, index in zip(self.layers, plan, strict=True)
+            if index
+        }
+
+    def _timed(self, linked: nn.Module) -> list[float]:
+        """Seconds of the original, and of a network beside it."""
+        return timed_together([self.baseline, linked], self.example, self.seconds)
 
     def with_layers(self, layers: Mapping[str, nn.Module]) -> nn.Module:
         """A copy of the model with these layers in the places of these names."""

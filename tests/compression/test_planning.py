@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from cnnkern.compression import planning
 from cnnkern.compression.planner import Knapsack, Option
 from cnnkern.compression.planning import MOST_ATTEMPTS, Attempt, Built, Planner
 
@@ -24,7 +25,7 @@ class Scripted(Planner):
         )
         self.choices, self.own, self.clock = Knapsack(layers), WHOLE, clock
 
-    def _build(self, plan: list[int], time_factor: float = 1.0, loss_factor: float = 1.0) -> bool:
+    def _build(self, plan: list[int], time_factor: float, loss_factor: float = 1.0) -> bool:
         if any(built.plan == plan for built in self.tried):
             return False
         estimate = self.choices.total(plan)
@@ -89,3 +90,19 @@ def plans() -> list[Option]:
     """All that are the least loss for their time, from the slowest."""
     choices = Knapsack(LAYERS)
     return [choices.total(choices.least_loss(10 - 0.05 * step)) for step in range(181)]
+
+
+@pytest.mark.parametrize("rate", [0.6, 1.3])
+def test_one_network_is_enough_where_the_estimate_is_wrong_by_a_known_factor(rate: float):
+    planner = Scripted(lambda estimate: WHOLE - rate * (WHOLE - estimate), LAYERS)
+    planner.factor = rate
+    assert planner.for_speedup(1.4).attempt.speedup == pytest.approx(1.4, rel=0.1)
+    assert len(planner.tried) == 1
+
+
+def test_the_factor_is_what_all_layers_save_together_over_what_they_save_alone(monkeypatch):
+    planner = Scripted(lambda estimate: estimate, LAYERS)  # the fastest plan saves 9 of 10 seconds
+    planner.layers = []
+    monkeypatch.setattr(Planner, "_chosen", lambda *_: {})
+    monkeypatch.setattr(planning, "timed_together", lambda *_: [2 * WHOLE, 2 * 5.5])
+    assert planner.measured_factor() == pytest.approx(0.5)
