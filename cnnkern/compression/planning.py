@@ -147,6 +147,8 @@ class Planner:
             if len(self.tried) == MOST_ATTEMPTS:
                 break
             saved = bracket.next()
+        if bracket.enough is None:
+            self._try_slower()
         sound = [built for built in self.tried if math.isfinite(built.attempt.loss)]
         enough = [built for built in sound if built.attempt.speedup >= target]
         if enough:
@@ -154,6 +156,18 @@ class Planner:
         most = max((built.attempt.speedup for built in sound), default=0.0)
         near = [built for built in sound if built.attempt.speedup >= most * (1 - CLOSE)]
         return min(near, key=lambda built: built.attempt.loss, default=None)
+
+    def _try_slower(self) -> None:
+        """Build plans that save a little less than the fastest by the estimate, and lose far less.
+
+        Where nothing is fast enough, what the estimate is wrong by could cost all the accuracy.
+        """
+        most = self.own - self.choices.total(self.choices.least_seconds()).seconds
+        for step in range(1, MOST_ATTEMPTS):
+            plan = self.choices.least_loss(self.own - (1 - step * CLOSE / 2) * most)
+            least = min((self.choices.total(built.plan).loss for built in self.tried), default=math.inf)
+            if len(self.tried) < MOST_ATTEMPTS and self.choices.total(plan).loss < (1 - WORTH) * least:
+                self._build(plan, self.factor)
 
     def _loses_far_less(self, plan: list[int]) -> bool:
         """Whether a plan would that saves a little less by the estimate, and was not tried yet."""
