@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
             "paper": {str(rank): times for rank, times in PAPER.items()},
         }
         tables = [_table(points)] if len(points) == len(settings.ranks) else []
-        record("alexnet-ranks", options.output, document, tables, _draw, (10, 4))
+        record("alexnet-ranks", options.output, document, tables, _draw, (10, 4), settings.threads)
 
 
 def measure(settings: Settings) -> Iterator[Point]:

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         "points": [asdict(point) for point in points],
         "rank_correlation": {who: correlation(points, who) for who in ("torch", "cnnkern")},
     }
-    record("blocks", options.output, document, [_table(points, document)], _draw, (11, 4.6))
+    record("blocks", options.output, document, [_table(points, document)], _draw, (11, 4.6), settings.threads)
 
 
 def measure(settings: Settings) -> list[Point]:

@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 1
         name = "charnet-quick" if options.quick else "charnet"
-        record(name, options.output, document, tables, draw, (13, 7.6))
+        record(name, options.output, document, tables, draw, (13, 7.6), settings.threads)
     return 0
 
 

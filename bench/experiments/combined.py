@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         },
     }
     tables = [_table(facts, points) for facts, points in outcomes.values()]
-    record("combined", options.output, document, tables, _draw, (5 * len(outcomes), 4))
+    record("combined", options.output, document, tables, _draw, (5 * len(outcomes), 4), settings.threads)
     return 0
 
 

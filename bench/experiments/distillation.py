@@ -124,7 +124,15 @@ def main(arguments: list[str] | None = None) -> int:
     with thread_count(settings.threads):
         document = measure(settings, training, test)
         name = "distillation-quick" if options.quick else "distillation"
-        record(name, options.output, document, [_networks(document), _students(document)], draw, (10, 4.2))
+        record(
+            name,
+            options.output,
+            document,
+            [_networks(document), _students(document)],
+            draw,
+            (10, 4.2),
+            settings.threads,
+        )
     return 0
 
 

@@ -102,7 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
     points = measure(settings)
     document = {"settings": asdict(settings), "points": [asdict(point) for point in points]}
     size = (4 * max(1, len(names)), 4)
-    record("equal-time", options.output, document, [_table(points, name) for name in names], _draw, size)
+    tables = [_table(points, name) for name in names]
+    record("equal-time", options.output, document, tables, _draw, size, settings.threads)
 
 
 def measure(settings: Settings) -> list[Point]:

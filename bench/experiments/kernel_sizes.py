@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     tables = [_table(points, threads) for threads in settings.threads]
     size = (5.6 * len(settings.threads), 4.6)
-    record("kernel-sizes", options.output, document, tables, _draw, size)
+    record("kernel-sizes", options.output, document, tables, _draw, size, max(settings.threads))
 
 
 def measure(settings: Settings) -> list[Point]:

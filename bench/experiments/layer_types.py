@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         "settings": asdict(settings),
         "points": [asdict(point) | {"shares": point.shares} for point in points],
     }
-    record("layer-types", options.output, document, [_table(points, settings)], _draw, (9.5, 3.6))
+    tables = [_table(points, settings)]
+    record("layer-types", options.output, document, tables, _draw, (9.5, 3.6), settings.threads)
 
 
 def measure(settings: Settings) -> list[Point]:

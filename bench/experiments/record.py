@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bench.report import REPORT_WIDTH
 from bench.results import environment, machine_slug
+from bench.timing import thread_count
 from examples.files import write_json, written_whole
 from examples.picture import STYLE
 
@@ -17,18 +18,26 @@ Draw = Callable[[Figure, dict], None]
 
 
 def record(
-    name: str, folder: Path, document: dict, tables: Sequence[Table], draw: Draw, size: tuple[float, float]
+    name: str,
+    folder: Path,
+    document: dict,
+    tables: Sequence[Table],
+    draw: Draw,
+    size: tuple[float, float],
+    threads: int,
 ) -> None:
     """Print the tables, and write NAME-MACHINE.json and NAME-MACHINE.png, each whole or not at all.
 
-    `draw` fills a figure of `size` inches from the document, to which the environment is added.
+    `draw` fills a figure of `size` inches from the document, to which the environment is added. `threads` are
+    those that were measured with, the most of them where there were several.
     """
     console = Console()
     console.width = max(console.width, REPORT_WIDTH)
     for table in tables:
         console.print(table)
-    document = {"environment": environment(), **document}
-    stem = f"{name}-{machine_slug()}"
+    with thread_count(threads):
+        document = {"environment": environment(), **document}
+        stem = f"{name}-{machine_slug()}"
     write_json(folder / f"{stem}.json", document)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
