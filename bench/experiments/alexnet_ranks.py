@@ -3,8 +3,9 @@
 Its second convolution (96 to 256 channels, 5x5, on 27x27 maps; Lebedev et al. 2015, figure 3) at ranks from
 50 to 500: the error of the fit by non-linear least squares, by alternating least squares and by greedy
 rank-one terms, the CPU time of each fit, and how many times faster the fused layer and the four stock
-convolutions are than torch's dense layer. The weight is drawn with the spectrum of a trained one. The files
-are written anew after each rank.
+convolutions are than torch's dense layer. Alternating least squares take a quarter of an hour at the smallest
+rank and more at others; `--als-most` says up to which they are tried. The weight is drawn with the spectrum
+of a trained one. The files are written anew after each rank.
 """
 
 import argparse
@@ -46,6 +47,10 @@ class Settings:
     batch: int = 16
     seconds: float = 3.0
     shrink: int = 1
+    als_most: int = 50
+
+    def methods_for(self, rank: int) -> tuple[str, ...]:
+        return tuple(method for method in self.methods if method != "als" or rank <= self.als_most)
 
     @property
     def layer(self) -> Layer:
@@ -71,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     settings = Settings(
         tuple(sorted(options.ranks)), tuple(options.methods), options.threads, options.batch, options.seconds,
-        options.shrink,
+        options.shrink, options.als_most,
     )  # fmt: skip
     points: list[Point] = []
     for point in measure(settings):
@@ -89,7 +94,7 @@ def measure(settings: Settings) -> Iterator[Point]:
     layer = settings.layer
     weight = trained_like(layer.K, layer.C, layer.kernel)
     for rank in tqdm(settings.ranks, unit="rank", disable=None):
-        fits = {method: _fit(weight, rank, method) for method in settings.methods}
+        fits = {method: _fit(weight, rank, method) for method in settings.methods_for(rank)}
         with thread_count(settings.threads):
             seconds = _seconds(layer, rank, settings)
         yield Point(
@@ -137,8 +142,8 @@ def _table(points: list[Point]) -> Table:
     for point in points:
         rows.append([
             str(point.rank),
-            *(f"{error:.3f}" for error in point.errors.values()),
-            *(f"{seconds:.1f}" for seconds in point.fit_seconds.values()),
+            *(f"{point.errors[m]:.3f}" if m in point.errors else "" for m in methods),
+            *(f"{point.fit_seconds[m]:.1f}" if m in point.errors else "" for m in methods),
             f"{point.parameters:.1%}",
             f"{point.dense / point.stock:.2f}",
             f"{point.dense / point.fused:.2f}",
@@ -151,7 +156,9 @@ def _draw(figure: Figure, document: dict) -> None:
     points, (errors, speeds) = document["points"], figure.subplots(1, 2)
     ranks = [point["rank"] for point in points]
     for method, colour in zip(points[0]["errors"], PALETTE, strict=False):
-        errors.plot(ranks, [p["errors"][method] for p in points], "o-", color=colour, label=method)
+        fitted = [p for p in points if method in p["errors"]]
+        x, y = [p["rank"] for p in fitted], [p["errors"][method] for p in fitted]
+        errors.plot(x, y, "o-", color=colour, label=method)
     errors.set(xlabel="rank", ylabel="‖W′ − W‖ / ‖W‖")
     for who, label, colour in (("fused", "cnnkern, fused", PALETTE[0]), ("stock", "four stock", PALETTE[1])):
         speeds.plot(ranks, [p["dense"] / p[who] for p in points], "o-", color=colour, label=label)
@@ -180,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=default.threads)
     parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--seconds", type=float, default=default.seconds, help="time of one rank")
+    parser.add_argument("--als-most", type=int, default=default.als_most, metavar="R", help="rank for it")
     parser.add_argument("--shrink", type=int, default=1, help="divide the channels, for a quick look")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
     return parser

@@ -14,7 +14,7 @@ from bench.experiments.spectrum import EXPONENTS, trained_like
 from bench.timing import WrongResult
 
 SMALL = {
-    alexnet_ranks: ["--ranks", "4", "2", "--shrink", "24", "--batch", "1", "--methods", "nls", "greedy"],
+    alexnet_ranks: ["--ranks", "4", "2", "--shrink", "24", "--batch", "1", "--als-most", "2"],
     equal_time: ["--layers", "ResNet stage 2", "--shares", "0.8", "--shrink", "16", "--batch", "1"],
     blocks: ["--channels", "32", "--size", "8"],
     layer_types: ["--networks", "AlexNet", "--batch", "1"],
