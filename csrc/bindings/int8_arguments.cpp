@@ -20,6 +20,21 @@ void check_grid(const std::string& of, const Int8Grid& grid, ScalarType dtype) {
   check_zero_point((of + "zero_point").c_str(), dtype == ScalarType::Char, grid.zero_point);
 }
 
+// Windows of one axis are as torch counts them.
+PoolAxis pool_axis(const Int8MaxPool2dGeometry& g, int64_t in, size_t d) {
+  PoolAxis axis{in, 0, g.kernel[d], g.stride[d], g.padding[d], g.dilation[d]};
+  check(axis.pad <= axis.kernel / 2, "padding: expected at most half of the kernel, ", axis.kernel / 2,
+        ", got ", axis.pad);
+  const int64_t room = in + 2 * axis.pad - axis.dilation * (axis.kernel - 1) - 1;
+  const int64_t all = room + (g.ceil_mode ? axis.stride - 1 : 0);
+  check(all >= 0, "x: the kernel covers ", in + 2 * axis.pad - room, " values, the padded input has ",
+        in + 2 * axis.pad);
+  axis.out = all / axis.stride + 1;
+  // none begins in the padding behind the image
+  if (g.ceil_mode && (axis.out - 1) * axis.stride >= in + axis.pad) --axis.out;
+  return axis;
+}
+
 }  // namespace
 
 void check_scale(const char* name, double value) {
@@ -116,6 +131,32 @@ Int8AddCall::Int8AddCall(const Tensor& a_given, const Int8Grid& a_grid, const Te
             static_cast<int32_t>(out_grid.zero_point),
             dtype == ScalarType::Char,
             relu};
+}
+
+Int8MaxPool2dCall::Int8MaxPool2dCall(const Tensor& given, const Int8MaxPool2dGeometry& g)
+    : x(as_image(given)) {
+  const Tensor& t = x.tensor;
+  const ScalarType dtype = t.scalar_type();
+  check(is_int8(dtype), "x: expected uint8 or int8");
+  check(t.size(1) > 0 && t.size(2) > 0 && t.size(3) > 0,
+        "x: expected at least one channel and an image of at least 1 x 1, got ", t.size(1), ", ", t.size(2),
+        " x ", t.size(3));
+  check_pair("kernel_size", g.kernel, 1);
+  check_pair("stride", g.stride, 1);
+  check_pair("padding", g.padding, 0);
+  check_pair("dilation", g.dilation, 1);
+  params = {t.size(0),
+            t.size(1),
+            pool_axis(g, t.size(2), 0),
+            pool_axis(g, t.size(3), 1),
+            x.channels_last,
+            dtype == ScalarType::Char,
+            const_data<uint8_t>(t),
+            nullptr};
+  const int64_t sizes[] = {params.batch, params.channels, params.height.out, params.width.out};
+  y = t.is_cpu() ? empty_image(sizes[0], sizes[1], sizes[2], sizes[3], x.channels_last, dtype)
+                 : empty_image(sizes[0], sizes[1], sizes[2], sizes[3], x.channels_last, t);
+  params.y = data<uint8_t>(y);
 }
 
 }  // namespace cnnkern

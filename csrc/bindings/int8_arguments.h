@@ -3,6 +3,7 @@
 #include "bindings/tensors.h"
 #include "params/int8_conv2d.h"
 #include "params/int8_elementwise.h"
+#include "params/int8_max_pool2d.h"
 
 namespace cnnkern {
 
@@ -64,6 +65,21 @@ struct Int8AddCall {
 
   Int8AddCall(const Tensor& a, const Int8Grid& a_grid, const Tensor& b, const Int8Grid& b_grid,
               const Int8Grid& out_grid, bool relu);
+};
+
+// What max pooling is told, height before width.
+struct Int8MaxPool2dGeometry {
+  const std::vector<int64_t>&kernel, &stride, &padding, &dilation;
+  bool ceil_mode;
+};
+
+// One call of int8_max_pool2d.
+struct Int8MaxPool2dCall {
+  Image x;
+  Tensor y;
+  Int8MaxPool2dParams params;
+
+  Int8MaxPool2dCall(const Tensor& x, const Int8MaxPool2dGeometry& geometry);
 };
 
 }  // namespace cnnkern
