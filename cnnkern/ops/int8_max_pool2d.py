@@ -1,11 +1,12 @@
 """The maxima of quantized numbers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnkern.ops.arguments import IntPair, Pair, check_device, pair, shape_of
+from cnnkern.ops.arguments import IntPair, check_device, pair, shape_of
 from cnnkern.ops.dispatch import register_fake, run_checked
 from cnnkern.ops.fakes import empty_output
 from cnnkern.ops.int8_arguments import ACTIVATION_DTYPES, register_integers
@@ -40,18 +41,24 @@ def int8_max_pool2d(
         TypeError: something that is no tensor, or no int.
         NotImplementedError: a dtype or a device without a kernel.
     """
-    kernel_size = pair("kernel_size", kernel_size, 1)
-    stride = kernel_size if stride is None else pair("stride", stride, 1)
+    kernel = pair("kernel_size", kernel_size, 1)
+    stride = kernel if stride is None else pair("stride", stride, 1)
     padding, dilation = pair("padding", padding, 0), pair("dilation", dilation, 1)
     if type(ceil_mode) is not bool:
         raise TypeError(f"ceil_mode: expected a bool, got {ceil_mode!r}")
-    return run_checked(_int8_max_pool2d, _check, (x, kernel_size, stride, padding, dilation, ceil_mode))
+    # one list, since each costs a call a microsecond
+    geometry = (*kernel, *stride, *padding, *dilation)
+    return run_checked(_int8_max_pool2d, _check, (x, geometry, ceil_mode))
 
 
-def _check(
-    x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> tuple[int, int, int, int]:
+def _check(x: Any, geometry: Sequence[int], ceil_mode: bool) -> tuple[int, int, int, int]:
     """The shape of the output, or an error that says what is wrong with the arguments."""
+    if len(geometry) != 8:
+        raise ValueError(f"geometry: expected 8 numbers, got {len(geometry)}")
+    names = ("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)
+    kernel, stride, padding, dilation = (
+        pair(name, geometry[2 * i : 2 * i + 2], least) for i, (name, least) in enumerate(names)
+    )
     n, c, *image = shape_of("x", x, "(N, C, H, W)", 4)
     check_device("x", x)
     if x.dtype not in ACTIVATION_DTYPES:
@@ -84,8 +91,8 @@ def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, c
 
 
 @register_fake("int8_max_pool2d")
-def _fake(x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Tensor:
-    return empty_output(x, _check(x, kernel_size, stride, padding, dilation, ceil_mode))
+def _fake(x: Tensor, geometry: Sequence[int], ceil_mode: bool) -> Tensor:
+    return empty_output(x, _check(x, geometry, ceil_mode))
 
 
 register_integers("int8_max_pool2d")

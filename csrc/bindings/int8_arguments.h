@@ -67,19 +67,13 @@ struct Int8AddCall {
               const Int8Grid& out_grid, bool relu);
 };
 
-// What max pooling is told, height before width.
-struct Int8MaxPool2dGeometry {
-  const std::vector<int64_t>&kernel, &stride, &padding, &dilation;
-  bool ceil_mode;
-};
-
-// One call of int8_max_pool2d.
+// One call of int8_max_pool2d; `geometry` is the kernel's size, stride, padding and dilation, as pairs.
 struct Int8MaxPool2dCall {
   Image x;
   Tensor y;
   Int8MaxPool2dParams params;
 
-  Int8MaxPool2dCall(const Tensor& x, const Int8MaxPool2dGeometry& geometry);
+  Int8MaxPool2dCall(const Tensor& x, const std::vector<int64_t>& geometry, bool ceil_mode);
 };
 
 }  // namespace cnnkern

@@ -8,11 +8,8 @@
 namespace cnnkern {
 namespace {
 
-using Ints = std::vector<int64_t>;
-
-Tensor int8_max_pool2d_cpu(const Tensor& x, const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                           const Ints& dilation, bool ceil_mode) {
-  const Int8MaxPool2dCall call(x, {kernel_size, stride, padding, dilation, ceil_mode});
+Tensor int8_max_pool2d_cpu(const Tensor& x, const std::vector<int64_t>& geometry, bool ceil_mode) {
+  const Int8MaxPool2dCall call(x, geometry, ceil_mode);
   if (call.y.numel() == 0) return call.y;
   constexpr double kMultiplyAdds = 2;  // that take as long as a value of x does
   const int64_t threads = threads_for(kMultiplyAdds * static_cast<double>(call.x.tensor.numel()));

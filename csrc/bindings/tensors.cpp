@@ -218,29 +218,20 @@ Geometry geometry_after(size_t size, const std::vector<int64_t>& list) {
   return {{at[0], at[1]}, {at[2], at[3]}, {at[4], at[5]}, at[6]};
 }
 
-namespace {
-
-void check_numbers(const char* name, int64_t vertical, int64_t horizontal, int64_t least) {
+void check_pair(const char* name, int64_t vertical, int64_t horizontal, int64_t least) {
   constexpr int64_t kMost = (int64_t{1} << 31) - 1;
   check(std::min(vertical, horizontal) >= least && std::max(vertical, horizontal) <= kMost, name,
         ": expected numbers from ", least, " to ", kMost, ", got ", vertical, ", ", horizontal);
-}
-
-}  // namespace
-
-void check_pair(const char* name, const std::vector<int64_t>& pair, int64_t least) {
-  check(pair.size() == 2, name, ": expected two numbers, got ", pair.size());
-  check_numbers(name, pair[0], pair[1], least);
 }
 
 Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height,
                          int64_t kernel_width, const Geometry& geometry) {
   const auto& [stride, padding, dilation, groups] = geometry;
   const Tensor& x = image.tensor;
-  check_numbers("stride", stride[0], stride[1], 1);
-  check_numbers("padding", padding[0], padding[1], 0);
-  check_numbers("dilation", dilation[0], dilation[1], 1);
-  check_numbers("kernel_size", kernel_height, kernel_width, 1);
+  check_pair("stride", stride[0], stride[1], 1);
+  check_pair("padding", padding[0], padding[1], 0);
+  check_pair("dilation", dilation[0], dilation[1], 1);
+  check_pair("kernel_size", kernel_height, kernel_width, 1);
   check(std::min(x.size(2), x.size(3)) > 0, "x: expected an image of at least 1 x 1, got ", x.size(2), " x ",
         x.size(3));
   check(out_channels > 0 && x.size(1) > 0, "weight: expected at least one channel on either side");

@@ -96,7 +96,7 @@ std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channel
 
 // Two numbers from `least` to 2^31 - 1: what kernels make of them, such as a dilation times the taps, stays
 // within 64 bits.
-void check_pair(const char* name, const std::vector<int64_t>& pair, int64_t least);
+void check_pair(const char* name, int64_t vertical, int64_t horizontal, int64_t least);
 
 // How a kernel moves over an image, height before width.
 struct Geometry {

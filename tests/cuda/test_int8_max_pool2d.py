@@ -21,7 +21,8 @@ IMAGES = [
 def numbers(geometry: dict[str, Any]) -> list[Any]:
     given = {"stride": geometry["kernel_size"], "padding": 0, "dilation": 1, **geometry}
     pairs = [given[name] for name in ("kernel_size", "stride", "padding", "dilation")]
-    return [[p, p] if isinstance(p, int) else list(p) for p in pairs] + [given.get("ceil_mode", False)]
+    flat = [number for p in pairs for number in ((p, p) if isinstance(p, int) else p)]
+    return [flat, given.get("ceil_mode", False)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -7,12 +7,9 @@
 namespace cnnkern::cuda {
 namespace {
 
-using Ints = std::vector<int64_t>;
-
-Tensor int8_max_pool2d_cuda(const Tensor& x, const Ints& kernel_size, const Ints& stride, const Ints& padding,
-                            const Ints& dilation, bool ceil_mode) {
+Tensor int8_max_pool2d_cuda(const Tensor& x, const std::vector<int64_t>& geometry, bool ceil_mode) {
   const Call on(x);
-  const Int8MaxPool2dCall call(x, {kernel_size, stride, padding, dilation, ceil_mode});
+  const Int8MaxPool2dCall call(x, geometry, ceil_mode);
   if (call.y.numel() > 0) check_launch("int8_max_pool2d", int8_max_pool2d(call.params, on.stream()));
   return call.y;
 }
