@@ -44,8 +44,12 @@ class Pooling {
   void compute(int64_t begin, int64_t end) const {
     const int64_t out = plan_.height.out;
     for (int64_t row = begin; row < end;) {
-      const int64_t first = row % out, count = std::min({plan_.rows, out - first, end - row});
-      rows_of_plane(row / out, first, count);
+      const int64_t count = std::min(plan_.rows, end - row);
+      for (int64_t r = 0, same; r < count; r += same) {
+        const int64_t first = (row + r) % out;
+        same = std::min(out - first, count - r);
+        rows_of_plane((row + r) / out, first, same, band_ + r * plan_.band_row);
+      }
       columns(row, count, end);
       row += count;
     }
@@ -54,8 +58,8 @@ class Pooling {
  private:
   void fill(uint8_t* to, int64_t bytes) const { std::memset(to, least_, static_cast<size_t>(bytes)); }
 
-  // The greatest of the rows of the windows of `count` output rows, to the band.
-  void rows_of_plane(int64_t plane, int64_t first, int64_t count) const {
+  // The greatest of the rows of the windows of `count` output rows, to rows of the band.
+  void rows_of_plane(int64_t plane, int64_t first, int64_t count, uint8_t* band) const {
     const PoolAxis& height = plan_.height;
     const int64_t size = plan_.planes * height.in * plan_.image_row;  // of x
     for (int64_t r = 0; r < count;) {
@@ -63,7 +67,7 @@ class Pooling {
       const int64_t begin = y < 0 ? std::min(height.kernel, (-y + height.dilation - 1) / height.dilation) : 0;
       const int64_t end =
           behind > 0 ? std::min(height.kernel, (behind - 1) / height.dilation + 1) : int64_t{0};
-      uint8_t* const to = band_ + r * plan_.band_row + plan_.left;
+      uint8_t* const to = band + r * plan_.band_row + plan_.left;
       if (end <= begin) {
         fill(to, plan_.image_row);
         ++r;
@@ -82,7 +86,7 @@ class Pooling {
       r += same;
     }
     for (int64_t r = 0; plan_.windows_end > plan_.right && r < count; ++r)
-      fill(band_ + r * plan_.band_row + plan_.right, plan_.windows_end - plan_.right);
+      fill(band + r * plan_.band_row + plan_.right, plan_.windows_end - plan_.right);
   }
 
   // The greatest of their columns, to y, of which this thread has the rows in front of `end`.

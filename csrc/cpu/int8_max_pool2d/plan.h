@@ -13,7 +13,7 @@ namespace cnnkern {
 
 struct MaxPoolPlan {
   PoolAxis height, width;  // with the values alone that are inside the image for some window
-  int64_t planes;          // of the image in memory: height.in rows
+  int64_t planes;          // each height.in rows in memory; planes whose windows line up are one
   int64_t pixel;           // bytes
   int64_t image_row;       // bytes of a row of x
   int64_t out_row;         // bytes of a row of y
@@ -33,6 +33,11 @@ struct MaxPoolPlan {
       : height(clipped(p.height)), width(clipped(p.width)), planes(p.batch) {
     pixel = p.channels_last ? p.channels : 1;
     if (!p.channels_last) planes *= p.channels;
+    if (is_tiled(height)) {
+      height.in *= planes;
+      height.out *= planes;
+      planes = 1;
+    }
     image_row = width.in * pixel;
     out_row = width.out * pixel;
     split = !p.channels_last && width.stride > 1;
@@ -43,7 +48,7 @@ struct MaxPoolPlan {
     windows_end = skipped + reach * pixel;
     band_row =
         round_up(std::max(left + round_up(image_row, kMostVectorBytes), windows_end), kMostVectorBytes);
-    rows = std::clamp<int64_t>(kBandBytes / band_row, 1, height.out);
+    rows = std::clamp<int64_t>(kBandBytes / band_row, 1, planes * height.out);
     phases = std::min(width.stride, (width.kernel - 1) * width.dilation + 1);
     in_phase = (reach + width.stride - 1) / width.stride;
     phase_row = round_up(in_phase, kMostVectorBytes);
@@ -56,8 +61,12 @@ struct MaxPoolPlan {
   bool is_empty() const { return height.kernel == 0 || width.kernel == 0; }  // all windows are outside
 
  private:
-  static constexpr int64_t kBandBytes = 16 << 10;  // half of a level 1 cache, where x has to pass too
+  static constexpr int64_t kBandBytes = 8 << 10;  // phases can take twice as much, and x passes level 1 too
 
+  // The windows of a plane are followed by those of the next one, as those of one image would be.
+  static bool is_tiled(const PoolAxis& a) {
+    return a.pad == 0 && a.in == a.out * a.stride && (a.kernel - 1) * a.dilation < a.stride;
+  }
   static PoolAxis clipped(PoolAxis a) {
     const int64_t last = (a.out - 1) * a.stride - a.pad;  // where the last window begins
     const int64_t first = last < 0 ? (-last + a.dilation - 1) / a.dilation : 0;
