@@ -82,8 +82,8 @@ def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, c
     room = size + 2 * padding - extent + (stride - 1 if ceil_mode else 0)
     if room < 0:
         raise ValueError(
-            f"x: expected an image that the kernel fits into, got {size + 2 * padding} with its padding for a "
-            f"kernel of {extent} with its dilation"
+            f"x: expected an image that the kernel fits into, got {size + 2 * padding} with its padding for "
+            f"a kernel of {extent} with its dilation"
         )
     count = room // stride + 1
     # none begins in the padding behind the image

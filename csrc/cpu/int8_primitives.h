@@ -69,9 +69,9 @@ struct Int8DepthwiseLine {
   Int8Epilogue epilogue;
 };
 
-// y[pixel][i] = the greatest of x[pixel][offset[tap] + i] over all taps. Of the first `whole` pixels whole
-// vectors are read and written, up to kMostVectorBytes, pixel after pixel: what is behind a pixel is written
-// before it is.
+// y[pixel][i] = the greatest of x[pixel][offset[tap] + i] over all taps, pixel after pixel. The first `whole`
+// of them are read and written in whole vectors, of at most kMostVectorBytes: what is behind the last one of
+// them in y is overwritten.
 struct Int8MaxLine {
   const uint8_t* x;
   int64_t x_pixel;        // from one pixel to the next
@@ -85,7 +85,7 @@ struct Int8MaxLine {
   bool is_signed;
 };
 
-// to[phase][row][i] = from[row][phase + stride * i]. Whole vectors are read and written.
+// to[phase][row][i] = from[row][phase + stride * i]. Rows of both have room for whole vectors.
 struct Int8SplitColumns {
   const uint8_t* from;
   int64_t from_row;

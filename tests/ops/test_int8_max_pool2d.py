@@ -110,9 +110,9 @@ def test_is_shared_between_threads(
 ) -> None:
     x = integers(image, torch.int8).contiguous(memory_format=memory_format)
     for geometry in GEOMETRIES[:7]:
-        assert torch.equal(
-            ops.int8_max_pool2d(x, **geometry), reference.int8_max_pool2d(x, **geometry)
-        ), geometry
+        assert torch.equal(ops.int8_max_pool2d(x, **geometry), reference.int8_max_pool2d(x, **geometry)), (
+            geometry
+        )
 
 
 def test_compiles_without_a_break() -> None:

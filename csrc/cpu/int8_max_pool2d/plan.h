@@ -18,7 +18,7 @@ struct MaxPoolPlan {
   int64_t image_row;       // bytes of a row of x
   int64_t out_row;         // bytes of a row of y
   int64_t left;            // where x begins in a row of the band
-  int64_t right;           // where the padding behind x begins; all bytes in front of `windows_end`
+  int64_t right;           // where the padding behind x begins, if there is any in front of `windows_end`
   int64_t windows_end;     // where the last window of a row ends
   int64_t skipped;         // where the first one begins: behind `left`, or at 0
   int64_t band_row;        // bytes, whole vectors behind `left`
@@ -53,7 +53,7 @@ struct MaxPoolPlan {
     in_phase = (reach + width.stride - 1) / width.stride;
     phase_row = round_up(in_phase, kMostVectorBytes);
     offsets_bytes = round_up((height.kernel + width.kernel) * int64_t{sizeof(int64_t)}, kMostVectorBytes);
-    // Of a row's last window whole vectors are read.
+    // Whole vectors are read where the last window of the last row ends.
     band_bytes = rows * band_row + kMostVectorBytes * (split ? width.stride : 1);
     phases_bytes = split ? phases * rows * phase_row + kMostVectorBytes : 0;
   }
@@ -67,6 +67,8 @@ struct MaxPoolPlan {
   static bool is_tiled(const PoolAxis& a) {
     return a.pad == 0 && a.in == a.out * a.stride && (a.kernel - 1) * a.dilation < a.stride;
   }
+  // Without the values that are outside in all windows: what is left is no larger than the image suggests,
+  // whatever the kernel's size. Then `pad` can be negative.
   static PoolAxis clipped(PoolAxis a) {
     const int64_t last = (a.out - 1) * a.stride - a.pad;  // where the last window begins
     const int64_t first = last < 0 ? (-last + a.dilation - 1) / a.dilation : 0;
