@@ -94,7 +94,9 @@ quantization.conversion.convert_with(
     }
 )
 quantization.conversion.compute_with(
-    quantization.conversion.Operations(quantize=ops.int8_quantize, add=ops.int8_add)
+    quantization.conversion.Operations(
+        quantize=ops.int8_quantize, add=ops.int8_add, max_pool=ops.int8_max_pool2d
+    )
 )
 folding.NORMS.update(dict.fromkeys((Im2colConv2d, ColumnSparseConv2d, CPConv2d), torch.nn.BatchNorm2d))
 folding.OUTPUT_WEIGHTS[CPConv2d] = "factor_k"

@@ -15,6 +15,7 @@ from cnnkern.ops.int8_conv2d import int8_conv2d
 from cnnkern.ops.int8_cp_conv2d import int8_cp_conv2d
 from cnnkern.ops.int8_gemm import int8_gemm, int8_gemm_pack
 from cnnkern.ops.int8_linear import int8_linear
+from cnnkern.ops.int8_max_pool2d import int8_max_pool2d
 from cnnkern.ops.int8_quantize import int8_quantize
 from cnnkern.ops.perforated_conv2d import perforated_conv2d
 
@@ -30,6 +31,7 @@ __all__ = [
     "int8_gemm",
     "int8_gemm_pack",
     "int8_linear",
+    "int8_max_pool2d",
     "int8_quantize",
     "perforated_conv2d",
 ]

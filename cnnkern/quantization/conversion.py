@@ -42,10 +42,11 @@ class Int8Form(NamedTuple):
 
 class Operations(NamedTuple):
     """What computes with the integers between int8 layers, with the arguments that `cnnkern.reference` has
-    for int8_quantize and int8_add."""
+    for int8_quantize, int8_add and int8_max_pool2d."""
 
     quantize: Callable[..., Tensor]
     add: Callable[..., Tensor]
+    max_pool: Callable[..., Tensor]
 
 
 _forms: dict[type[nn.Module], Int8Form] = {}

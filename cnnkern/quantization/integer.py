@@ -10,12 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern.modules import Sources, are_current, sources_of
 
-from .affine import Affine, limits
+from .affine import Affine
 from .conversion import operations
 
 
@@ -147,51 +146,22 @@ class IntegerRelu(OnGrids):
 
 
 class IntegerMaxPool(nn.MaxPool2d):
-    """`torch.nn.MaxPool2d`, with the same arguments, that pools integers too: the maximum of shifted views,
-    rows first.
-
-    Stock torch pools 8-bit integers slowly, and not at all in channels_last where a map is not tiny.
-    """
+    """`torch.nn.MaxPool2d`, with the same arguments, that pools integers too."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
             return super().forward(x)
-        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        for axis in (-2, -1):
-            x = self._pool(x, axis)
-        # where the kernel is 1 and the stride is not, it is a view
-        return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-    def _pool(self, q: Tensor, axis: int) -> Tensor:
-        kernel, stride, padding, dilation = (
-            values if isinstance(values, int) else values[axis]
-            for values in (self.kernel_size, self.stride, self.padding, self.dilation)
+        pooled = operations().max_pool(
+            x if x.dim() == 4 else x.unsqueeze(0),
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
         )
-        reach = dilation * (kernel - 1) + 1
-        size = q.shape[axis]
-        rest = size + 2 * padding - reach
-        count = (rest + (stride - 1 if self.ceil_mode else 0)) // stride + 1
-        if self.ceil_mode and (count - 1) * stride >= size + padding:
-            count -= 1  # no window starts in the padding at the end
-        after = max((count - 1) * stride + reach - size - padding, 0)
-        if padding or after:
-            margins = (padding, after) if axis == -1 else (0, 0, padding, after)
-            q = F.pad(q, margins, value=limits(q.dtype)[0])
-        span = (count - 1) * stride + 1
-        views = [_every(q, axis, shift * dilation, span, stride) for shift in range(kernel)]
-        result = views[0]
-        for view in views[1:]:
-            result = torch.maximum(result, view)
-        return result
+        return pooled if x.dim() == 4 else pooled.squeeze(0)
 
     def constructor_arguments(self) -> dict[str, Any]:
         """What a pooling like this one is made with; also for a `torch.nn.MaxPool2d`."""
         names = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
         return {name: getattr(self, name) for name in names}
-
-
-def _every(q: Tensor, axis: int, start: int, span: int, step: int) -> Tensor:
-    """The positions start, start + step, ... below start + span of an axis, as a view."""
-    index: list[Any] = [slice(None)] * q.dim()
-    index[axis] = slice(start, start + span, step)
-    return q[tuple(index)]

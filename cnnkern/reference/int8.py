@@ -51,6 +51,21 @@ def int8_add(
     return (torch.round(terms[0] + terms[1]) + out_zero_point).clamp(least, limits.max).to(a.dtype)
 
 
+def int8_max_pool2d(
+    x: Tensor,
+    kernel_size: IntPair,
+    *,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The greatest of each window of `x` (N, C, H, W), uint8 or int8, and the least value of the type where
+    a window has nothing but padding."""
+    y = F.max_pool2d(x.double(), kernel_size, stride, padding, dilation, ceil_mode)
+    return y.clamp(min=torch.iinfo(x.dtype).min).to(x.dtype)
+
+
 def int8_quantize_weight(weight: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`weight` (K, ...), float32, as int8 in [−127, 127], and the scale (K) of each output channel.
 

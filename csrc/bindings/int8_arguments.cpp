@@ -20,6 +20,21 @@ void check_grid(const std::string& of, const Int8Grid& grid, ScalarType dtype) {
   check_zero_point((of + "zero_point").c_str(), dtype == ScalarType::Char, grid.zero_point);
 }
 
+// Of one axis: each second number, and as many windows as torch counts.
+PoolAxis pool_axis(const int64_t* geometry, int64_t in, bool ceil_mode) {
+  PoolAxis axis{in, 0, geometry[0], geometry[2], geometry[4], geometry[6]};
+  check(axis.pad <= axis.kernel / 2, "padding: expected at most half of the kernel, ", axis.kernel / 2,
+        ", got ", axis.pad);
+  const int64_t room = in + 2 * axis.pad - axis.dilation * (axis.kernel - 1) - 1;
+  const int64_t all = room + (ceil_mode ? axis.stride - 1 : 0);
+  check(all >= 0, "x: the kernel covers ", in + 2 * axis.pad - room, " values, the padded input has ",
+        in + 2 * axis.pad);
+  axis.out = all / axis.stride + 1;
+  // none begins in the padding behind the image
+  if (ceil_mode && (axis.out - 1) * axis.stride >= in + axis.pad) --axis.out;
+  return axis;
+}
+
 }  // namespace
 
 void check_scale(const char* name, double value) {
@@ -116,6 +131,34 @@ Int8AddCall::Int8AddCall(const Tensor& a_given, const Int8Grid& a_grid, const Te
             static_cast<int32_t>(out_grid.zero_point),
             dtype == ScalarType::Char,
             relu};
+}
+
+Int8MaxPool2dCall::Int8MaxPool2dCall(const Tensor& given, const std::vector<int64_t>& geometry,
+                                     bool ceil_mode)
+    : x(as_image(given)) {
+  const Tensor& t = x.tensor;
+  const ScalarType dtype = t.scalar_type();
+  check(is_int8(dtype), "x: expected uint8 or int8");
+  check(t.size(1) > 0 && t.size(2) > 0 && t.size(3) > 0,
+        "x: expected at least one channel and an image of at least 1 x 1, got ", t.size(1), ", ", t.size(2),
+        " x ", t.size(3));
+  check(geometry.size() == 8, "geometry: expected 8 numbers, got ", geometry.size());
+  check_pair("kernel_size", geometry[0], geometry[1], 1);
+  check_pair("stride", geometry[2], geometry[3], 1);
+  check_pair("padding", geometry[4], geometry[5], 0);
+  check_pair("dilation", geometry[6], geometry[7], 1);
+  params = {t.size(0),
+            t.size(1),
+            pool_axis(geometry.data(), t.size(2), ceil_mode),
+            pool_axis(geometry.data() + 1, t.size(3), ceil_mode),
+            x.channels_last,
+            dtype == ScalarType::Char,
+            const_data<uint8_t>(t),
+            nullptr};
+  const int64_t sizes[] = {params.batch, params.channels, params.height.out, params.width.out};
+  y = t.is_cpu() ? empty_image(sizes[0], sizes[1], sizes[2], sizes[3], x.channels_last, dtype)
+                 : empty_image(sizes[0], sizes[1], sizes[2], sizes[3], x.channels_last, t);
+  params.y = data<uint8_t>(y);
 }
 
 }  // namespace cnnkern

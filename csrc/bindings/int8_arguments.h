@@ -3,6 +3,7 @@
 #include "bindings/tensors.h"
 #include "params/int8_conv2d.h"
 #include "params/int8_elementwise.h"
+#include "params/int8_max_pool2d.h"
 
 namespace cnnkern {
 
@@ -64,6 +65,15 @@ struct Int8AddCall {
 
   Int8AddCall(const Tensor& a, const Int8Grid& a_grid, const Tensor& b, const Int8Grid& b_grid,
               const Int8Grid& out_grid, bool relu);
+};
+
+// One call of int8_max_pool2d; `geometry` is the kernel's size, stride, padding and dilation, as pairs.
+struct Int8MaxPool2dCall {
+  Image x;
+  Tensor y;
+  Int8MaxPool2dParams params;
+
+  Int8MaxPool2dCall(const Tensor& x, const std::vector<int64_t>& geometry, bool ceil_mode);
 };
 
 }  // namespace cnnkern

@@ -43,6 +43,7 @@ STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def(
       "int8_add(Tensor a, Tensor b, float a_scale, int a_zero_point, float b_scale, int b_zero_point, "
       "float out_scale, int out_zero_point, bool relu) -> Tensor");
+  m.def("int8_max_pool2d(Tensor x, int[] geometry, bool ceil_mode) -> Tensor");
   m.def("int8_gemm(Tensor a, Tensor b, int a_zero_point) -> Tensor");
   m.def("int8_gemm_pack(Tensor b) -> Tensor");
   m.def("int8_gemm_packed(Tensor a, Tensor packed, int n, int a_zero_point) -> Tensor");

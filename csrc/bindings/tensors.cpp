@@ -218,16 +218,11 @@ Geometry geometry_after(size_t size, const std::vector<int64_t>& list) {
   return {{at[0], at[1]}, {at[2], at[3]}, {at[4], at[5]}, at[6]};
 }
 
-namespace {
-
-// What kernels make of a pair, such as a dilation times the taps, stays within 64 bits.
 void check_pair(const char* name, int64_t vertical, int64_t horizontal, int64_t least) {
   constexpr int64_t kMost = (int64_t{1} << 31) - 1;
   check(std::min(vertical, horizontal) >= least && std::max(vertical, horizontal) <= kMost, name,
         ": expected numbers from ", least, " to ", kMost, ", got ", vertical, ", ", horizontal);
 }
-
-}  // namespace
 
 Conv2dShape conv2d_shape(const Image& image, int64_t out_channels, int64_t kernel_height,
                          int64_t kernel_width, const Geometry& geometry) {

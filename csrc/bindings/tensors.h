@@ -94,6 +94,10 @@ Tensor in_order_of(const Tensor& like, const Tensor& x);
 // A bias of K values, made contiguous, or nothing.
 std::optional<Tensor> as_bias(const std::optional<Tensor>& bias, int64_t channels, const Tensor& like);
 
+// Two numbers from `least` to 2^31 - 1: what kernels make of them, such as a dilation times the taps, stays
+// within 64 bits.
+void check_pair(const char* name, int64_t vertical, int64_t horizontal, int64_t least);
+
 // How a kernel moves over an image, height before width.
 struct Geometry {
   int64_t stride[2], padding[2], dilation[2], groups;

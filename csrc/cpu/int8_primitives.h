@@ -14,6 +14,7 @@
 namespace cnnkern {
 
 constexpr int64_t kQuad = 4;
+constexpr int64_t kMostVectorBytes = 64;
 constexpr int64_t kByteBlock = 16;  // rows and columns of a block of bytes that is transposed at once
 
 // What becomes of a sum of products. With `sum` the products of weights and of activations as they were read:
@@ -68,6 +69,35 @@ struct Int8DepthwiseLine {
   Int8Epilogue epilogue;
 };
 
+// y[pixel][i] = the greatest of x[pixel][offset[tap] + i] over all taps, pixel after pixel. The first `whole`
+// of them are read and written in whole vectors, of at most kMostVectorBytes: what is behind the last one of
+// them in y is overwritten.
+struct Int8MaxLine {
+  const uint8_t* x;
+  int64_t x_pixel;        // from one pixel to the next
+  const int64_t* offset;  // (taps)
+  int64_t taps;           // at least 1
+  uint8_t* y;
+  int64_t y_pixel;
+  int64_t pixels;
+  int64_t count;  // bytes of a pixel
+  int64_t whole;
+  bool is_signed;
+};
+
+// to[phase][row][i] = from[row][phase + stride * i]. Rows of both have room for whole vectors.
+struct Int8SplitColumns {
+  const uint8_t* from;
+  int64_t from_row;
+  int64_t rows;
+  int64_t stride;  // at least 2
+  int64_t phases;  // at most stride
+  int64_t count;   // bytes of a row of a phase
+  uint8_t* to;
+  int64_t to_row;
+  int64_t to_phase;
+};
+
 struct Int8Primitives {
   const char* name;
   int64_t tile_pixels;  // rows of the GEMM tile
@@ -88,6 +118,8 @@ struct Int8Primitives {
   // Elements [begin, end) of the operations on single elements.
   void (*quantize_elements)(const Int8QuantizeParams&, int64_t begin, int64_t end);
   void (*add_elements)(const Int8AddParams&, int64_t begin, int64_t end);
+  void (*max_line)(const Int8MaxLine&);
+  void (*split_columns)(const Int8SplitColumns&);
 };
 
 }  // namespace cnnkern

@@ -24,7 +24,7 @@ WITH_KERNELS = (
 )
 INTEGERS = [f"int8_{name}" for name in ("conv2d", "conv2d_pack", "conv2d_packed")]
 INTEGERS += [f"int8_{name}" for name in ("gemm", "gemm_pack", "gemm_packed", "linear", "linear_packed")]
-INTEGERS += ["int8_quantize", "int8_add"]
+INTEGERS += ["int8_quantize", "int8_add", "int8_max_pool2d"]
 built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has no CUDA kernels")
 
 

@@ -134,6 +134,24 @@ ADDS = [
     ({"out_zero_point": 0.5}, TypeError, r"out_zero_point: expected an int, got 0.5"),
     ({"activation": "gelu"}, ValueError, r"activation: expected None or 'relu', got 'gelu'"),
 ]
+MAX_POOL = {"x": X, "kernel_size": 3, "stride": 2, "padding": 1}
+MAX_POOLS = [
+    ({"x": X.float()}, NotImplementedError, r"x: expected uint8 or int8, got torch.float32"),
+    ({"x": X[0]}, ValueError, r"x: expected 4 dimensions \(N, C, H, W\), got 3"),
+    ({"x": [1]}, TypeError, r"x: expected a tensor \(N, C, H, W\), got list"),
+    ({"x": X[:, :0]}, ValueError, r"x: expected at least 1 channel, got 0"),
+    ({"x": X[:, :, :0]}, ValueError, r"x: expected an image of at least 1 x 1, got 0 x 7"),
+    ({"x": X[..., :0]}, ValueError, r"x: expected an image of at least 1 x 1, got 5 x 0"),
+    ({"kernel_size": 0}, ValueError, r"kernel_size: expected at least 1, got \(0, 0\)"),
+    ({"kernel_size": 2.0}, TypeError, r"kernel_size: expected an int or a pair of ints, got 2.0"),
+    ({"stride": (2, 0)}, ValueError, r"stride: expected at least 1, got \(2, 0\)"),
+    ({"padding": -1}, ValueError, r"padding: expected at least 0"),
+    ({"padding": (1, 2)}, ValueError, r"padding: expected at most half .* \(3, 3\), got \(1, 2\)"),
+    ({"dilation": 0}, ValueError, r"dilation: expected at least 1"),
+    ({"dilation": 2**31}, ValueError, r"dilation: expected at most 2147483647"),
+    ({"dilation": 4}, ValueError, r"x: .* fits into, got 7 with its padding for a kernel of 9"),
+    ({"ceil_mode": 1}, TypeError, r"ceil_mode: expected a bool, got 1"),
+]
 WRONG = [
     *((ops.int8_conv2d, CONV2D, *wrong) for wrong in SCALING + CONVOLUTIONS),
     *((ops.int8_column_sparse_conv2d, CONV2D | SPARSE, *wrong) for wrong in SCALING + SPARSES),
@@ -142,6 +160,7 @@ WRONG = [
     *((ops.int8_gemm, GEMM, *wrong) for wrong in GEMMS),
     *((ops.int8_quantize, QUANTIZE, *wrong) for wrong in QUANTIZES),
     *((ops.int8_add, ADD, *wrong) for wrong in ADDS),
+    *((ops.int8_max_pool2d, MAX_POOL, *wrong) for wrong in MAX_POOLS),
 ]
 
 
@@ -155,6 +174,7 @@ def test_wrong_arguments_are_refused(
 
 
 OPERATIONS = torch.ops.cnnkern
+POOLING = [2, 2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +189,16 @@ OPERATIONS = torch.ops.cnnkern
         (lambda: OPERATIONS.int8_add(X, X[0], 0.1, 0, 0.1, 0, 0.1, 0, False), "b: expected 4 dimensions"),
         (lambda: OPERATIONS.int8_add(X, X.float(), 0.1, 0, 0.1, 0, 0.1, 0, False), "b: expected the dtype"),
         (lambda: OPERATIONS.int8_add(X, X, 0.1, 0, 0.1, 0, -0.1, 0, False), "out_scale: expected a positive"),
+        (lambda: OPERATIONS.int8_max_pool2d(X.float(), POOLING, False), "x: expected uint8 or int8"),
+        (lambda: OPERATIONS.int8_max_pool2d(X[0], POOLING, False), "x: expected 4 dimensions"),
+        (lambda: OPERATIONS.int8_max_pool2d(X[..., :0], POOLING, False), "x: expected at least one channel"),
+        (lambda: OPERATIONS.int8_max_pool2d(X, POOLING[1:], False), "geometry: expected 8 numbers, got 7"),
+        (lambda: OPERATIONS.int8_max_pool2d(X, [9, 9, *POOLING[2:]], False), "x: the kernel covers 9 values"),
+        (lambda: OPERATIONS.int8_max_pool2d(X, [0, *POOLING[1:]], False), "kernel_size: .* numbers from 1"),
+        (
+            lambda: OPERATIONS.int8_max_pool2d(X, [2, 2, 1, 1, 2, 1, 1, 1], False),
+            "padding: expected at most half of the kernel",
+        ),
         (lambda: OPERATIONS.int8_gemm_pack(LONG.t()), "at most 65793"),
         (lambda: OPERATIONS.int8_gemm_packed(X[0, 0], LONG[0], 4, 0), "packed: expected size"),
         (lambda: OPERATIONS.int8_conv2d_pack(WEIGHT, 3), "groups: expected a divisor"),

@@ -75,6 +75,7 @@ def int8_arguments(name: str, case: Case, memory_format: torch.memory_format) ->
     rows = torch.randint(-128, 128, (case.x[0], 13), dtype=torch.int8)
     matrix = torch.randint(-128, 128, (case.channels, 13), dtype=torch.int8)
     pairs = [list(case.stride), list(case.padding), list(case.dilation)]
+    pooling = [*case.kernel, *case.stride, *(size // 2 for size in case.kernel), *case.dilation]
     geometry = [*case.weight_size, *case.stride, *case.padding, *case.dilation, case.groups]
     scales = torch.rand(case.channels) + 0.1, 0.5, 7, 100.0 if case.bias else None, 3
     packed = torch.ops.cnnkern.int8_conv2d_pack(weight, case.groups)
@@ -102,6 +103,7 @@ def int8_arguments(name: str, case: Case, memory_format: torch.memory_format) ->
         "int8_conv2d_packed": (x, packed, bias, geometry, *scales, False),
         "int8_quantize": (x.float(), 0.5, 7, torch.uint8),
         "int8_add": (x, x.flip(1), 0.5, 7, 0.25, 3, 1.0, 9, True),
+        "int8_max_pool2d": (x, pooling, True),
         "int8_gemm": (rows, matrix.t(), -3),
         "int8_gemm_pack": (matrix.t(),),
         "int8_gemm_packed": (rows, packed_matrix, case.channels, -3),

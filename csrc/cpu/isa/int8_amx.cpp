@@ -139,7 +139,7 @@ void tile_gemm(const Int8Gemm& g) {
 }  // namespace
 
 const Int8Primitives kInt8Primitives = {
-    "amx",     kTileRows,      false,    tile_gemm,         depthwise_line,
-    transpose, transpose_rows, quantize, quantize_elements, add_elements};
+    "amx",    kTileRows,         false,        tile_gemm, depthwise_line, transpose, transpose_rows,
+    quantize, quantize_elements, add_elements, max_line,  split_columns};
 }  // namespace cnnkern::amx
 #endif

@@ -18,8 +18,8 @@ namespace {
 #include "cpu/isa/int8_zmm.inc"
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"avx512vnni",      kTilePixels, false,          gemm,
-                                        depthwise_line,    transpose,   transpose_rows, quantize,
-                                        quantize_elements, add_elements};
+const Int8Primitives kInt8Primitives = {"avx512vnni",      kTilePixels,  false,          gemm,
+                                        depthwise_line,    transpose,    transpose_rows, quantize,
+                                        quantize_elements, add_elements, max_line,       split_columns};
 }  // namespace cnnkern::avx512vnni
 #endif

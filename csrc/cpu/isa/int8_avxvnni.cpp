@@ -38,11 +38,12 @@ constexpr int kTileVectors = 2;
 
 #include "cpu/isa/int8_elementwise.inc"
 #include "cpu/isa/int8_gemm.inc"
+#include "cpu/isa/int8_max_pool.inc"
 #include "cpu/isa/int8_transpose.inc"
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"avxvnni",         kTilePixels, false,          gemm,
-                                        depthwise_line,    transpose,   transpose_rows, quantize,
-                                        quantize_elements, add_elements};
+const Int8Primitives kInt8Primitives = {"avxvnni",         kTilePixels,  false,          gemm,
+                                        depthwise_line,    transpose,    transpose_rows, quantize,
+                                        quantize_elements, add_elements, max_line,       split_columns};
 }  // namespace cnnkern::avxvnni
 #endif

@@ -132,9 +132,44 @@ void add_elements(const Int8AddParams& p, int64_t begin, int64_t end) {
     p.y[i] = clamped(a + b, limits, p.out_zero_point);
   }
 }
+
+INLINE uint8_t greater(uint8_t a, uint8_t b, uint8_t flipped) {
+  return (a ^ flipped) > (b ^ flipped) ? a : b;
+}
+
+void max_line(const Int8MaxLine& l) {
+  const uint8_t flipped = l.is_signed ? 0x80 : 0;
+  for (int64_t p = 0; p < l.pixels; ++p) {
+    const uint8_t* const from = l.x + p * l.x_pixel;
+    uint8_t* const to = l.y + p * l.y_pixel;
+    for (int64_t i = 0; i < l.count; ++i) to[i] = from[l.offset[0] + i];
+    for (int64_t t = 1; t < l.taps; ++t) {
+      for (int64_t i = 0; i < l.count; ++i) to[i] = greater(to[i], from[l.offset[t] + i], flipped);
+    }
+  }
+}
+
+void split_columns(const Int8SplitColumns& s) {
+  for (int64_t r = 0; r < s.rows; ++r) {
+    for (int64_t p = 0; p < s.phases; ++p) {
+      const uint8_t* const from = s.from + r * s.from_row + p;
+      uint8_t* const to = s.to + p * s.to_phase + r * s.to_row;
+      for (int64_t i = 0; i < s.count; ++i) to[i] = from[i * s.stride];
+    }
+  }
+}
 }  // namespace
 
-const Int8Primitives kInt8Primitives = {"scalar",          1,           false,          gemm,
-                                        depthwise_line,    transpose,   transpose_rows, quantize,
-                                        quantize_elements, add_elements};
+const Int8Primitives kInt8Primitives = {"scalar",
+                                        1,
+                                        false,
+                                        gemm,
+                                        depthwise_line,
+                                        transpose,
+                                        transpose_rows,
+                                        quantize,
+                                        quantize_elements,
+                                        add_elements,
+                                        max_line,
+                                        split_columns};
 }  // namespace cnnkern::scalar
