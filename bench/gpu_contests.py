@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.graph_timing import ARITHMETICS, CapturedCall, interleave
+from bench.graph_timing import ARITHMETICS, WGMMA, CapturedCall, core_of, has_wgmma, interleave
 from bench.layers import (
     FLOAT32_BYTES,
     LAYERS,
@@ -59,6 +59,8 @@ class Contest:
         """Every contender on either layout, once ours is known to be right."""
         ours, stock, dense = self._layers(ARITHMETICS[self.arithmetic][0])
         modules = {"cnnkern": ours, "cudnn": stock} | ({"cudnn dense": dense} if dense else {})
+        if self.rank is None and self.arithmetic != "float32" and has_wgmma():
+            modules[WGMMA] = ours
         return captured(self.layer, self.batch, self.arithmetic, modules, self._check)
 
     def _layers(self, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, nn.Module | None]:
@@ -160,7 +162,7 @@ def captured(
     check: Callable[[nn.Module, Tensor, float], None],
 ) -> list[CapturedCall]:
     """Calls "name/layout" of each of `modules` on either layout; stock ones have their weights in that layout
-    too. The first one goes through `check(module, input, spacing of operands)` before."""
+    too. The first one, and WGMMA, go through `check(module, input, spacing of operands)` before."""
     dtype, tf32, eps = ARITHMETICS[arithmetic]
     torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
     torch.backends.cudnn.benchmark = True
@@ -169,11 +171,13 @@ def captured(
     with torch.no_grad():
         for name, memory_format in LAYOUTS.items():
             image = x.contiguous(memory_format=memory_format)
-            check(next(iter(modules.values())), image, eps)
-            for who, module in modules.items():
+            for number, (who, module) in enumerate(modules.items()):
                 ours = who.startswith("cnnkern")
                 laid_out = module if ours else deepcopy(module).to(memory_format=memory_format)
-                calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
+                with core_of(who):
+                    if number == 0 or who == WGMMA:
+                        check(module, image, eps)
+                    calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
     return calls
 
 

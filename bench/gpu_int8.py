@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.gpu_contests import BATCHES, LAYOUTS, measure
-from bench.graph_timing import CapturedCall
+from bench.graph_timing import WGMMA, CapturedCall, core_of, has_wgmma
 from bench.int8 import OUT_SCALE, OUT_ZERO_POINT, X_SCALE
 from bench.layers import LAYERS, Layer, Workload, int8_gemm_work, int8_work
 from cnnkern import Int8Conv2d, ops, reference
@@ -56,8 +56,10 @@ class Int8Contest:
             calls = []
             for name, memory_format in LAYOUTS.items():
                 image = x.contiguous(memory_format=memory_format)
-                self._check(ours, image[:1])
-                calls.append(CapturedCall.of(f"cnnkern/{name}", partial(ours, image)))
+                for who in contenders():
+                    with core_of(who):
+                        self._check(ours, image[:1])
+                        calls.append(CapturedCall.of(f"{who}/{name}", partial(ours, image)))
             real = x.to(torch.bfloat16, memory_format=torch.channels_last)
             calls.append(CapturedCall.of("cudnn/channels_last", partial(stock, real)))
             return {"work": asdict(self.work), "seconds": measure(calls, flush)}
@@ -102,13 +104,20 @@ class Int8ProductContest:
             for size in ((self.m, self.k), (self.k, self.n))
         )
         packed, columns = ops.int8_gemm_pack(b), b.t().contiguous().t()
-        assert torch.equal(ops.int8_gemm(a, packed), torch._int_mm(a, b)), "not the sums of torch"
         calls = [
-            CapturedCall.of("cnnkern/packed", partial(ops.int8_gemm, a, packed)),
             CapturedCall.of("torch/rows", partial(torch._int_mm, a, b)),
             CapturedCall.of("torch/columns", partial(torch._int_mm, a, columns)),
         ]
+        for who in contenders():
+            with core_of(who):
+                assert torch.equal(ops.int8_gemm(a, packed), torch._int_mm(a, b)), "not the sums of torch"
+                calls.append(CapturedCall.of(f"{who}/packed", partial(ops.int8_gemm, a, packed)))
         return {"work": asdict(self.work), "seconds": measure(calls, flush)}
+
+
+def contenders() -> list[str]:
+    """Ours, by each core that this GPU has."""
+    return ["cnnkern", *[WGMMA] * has_wgmma()]
 
 
 def int8_contests() -> Iterator[Int8Contest | Int8ProductContest]:

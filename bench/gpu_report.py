@@ -5,20 +5,24 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
+from bench.graph_timing import WGMMA
+
 HIGH_RATIO = 4  # of a dense layer's FLOPs to a CP one's: from here on the latter is to be faster
 MANY_FLOPS = 1e9  # from here on a layer is to come near the roofline
-HEADS = {"ours": 10, "stock": 10, "x": 7, "roofline": 10, "over dense": 12, "FLOPs": 7, "even at R": 11}
+HEADS = {"ours": 10, "wgmma": 10, "stock": 10, "x": 7}
+HEADS |= {"roofline": 10, "over dense": 12, "FLOPs": 7, "even at R": 11}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A contest. Seconds are those of the faster layout; `dense` is cuDNN's dense layer beside one with a
-    rank, and our own beside one with a density or a rate."""
+    """A contest. Seconds are those of the faster layout; `wgmma` is ours by that core, `ours` by mma; `dense`
+    is cuDNN's dense layer beside one with a rank, and our own beside one with a density or a rate."""
 
     key: str
     suite: str
     arithmetic: str
     ours: float
+    wgmma: float | None
     stock: float
     dense: float | None
     rank: int | None
@@ -35,7 +39,9 @@ class Line:
         return None if self.dense is None else self.dense / self.ours
 
     def __str__(self) -> str:
-        line = f"{self.key:52}{self.ours * 1e6:8.1f}us{self.stock * 1e6:8.1f}us{self.speedup:7.2f}"
+        line = f"{self.key:52}{self.ours * 1e6:8.1f}us"
+        line += " " * 10 if self.wgmma is None else f"{self.wgmma * 1e6:8.1f}us"
+        line += f"{self.stock * 1e6:8.1f}us{self.speedup:7.2f}"
         line += " " * 10 if self.roofline is None else f"{self.roofline:10.0%}"
         if self.over_dense is None:
             return line
@@ -59,6 +65,7 @@ def line_of(key: str, row: dict[str, Any], peaks: dict[str, float]) -> Line:
         work["suite"],
         arithmetic,
         ours,
+        best(seconds, WGMMA),
         best(seconds, "cudnn", "torch"),
         dense,
         work["rank"],
@@ -103,6 +110,9 @@ def grouped(lines: list[Line]) -> dict[str, list[float]]:
     groups: dict[str, list[float]] = {}
     for line in lines:
         groups.setdefault(f"{line.suite}, {line.arithmetic}", []).append(line.speedup)
+        if line.wgmma is not None:
+            group = f"{line.suite}, wgmma over mma, {line.arithmetic}"
+            groups.setdefault(group, []).append(line.ours / line.wgmma)
         if line.over_dense is not None and line.rank is None:
             group = f"{line.suite} over our dense layer, {line.arithmetic}"
             groups.setdefault(group, []).append(line.over_dense)

@@ -1,7 +1,8 @@
 """Timing on a GPU: captured calls, replayed in turns, with the cache emptied before each."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.timing import Timing
+from cnnkern import _C
 
 WARM_UP_CALLS = 3  # cuDNN chooses its algorithm, caches are filled
 # name of an arithmetic: dtype, whether TF32 is allowed, relative spacing of what goes into products
@@ -19,6 +21,26 @@ ARITHMETICS = {
     "float32": (torch.float32, False, 0.0),
     "float16": (torch.float16, False, torch.finfo(torch.float16).eps),
 }
+
+
+# Ours by the instructions of a warpgroup.
+WGMMA = "cnnkern wgmma"
+
+
+def has_wgmma() -> bool:
+    """Whether the GPU at hand has these instructions."""
+    return torch.cuda.get_device_capability() == (9, 0)
+
+
+@contextmanager
+def core_of(contender: str) -> Iterator[None]:
+    """What is captured meanwhile computes with the core that the contender's name says: mma but for WGMMA."""
+    before = _C.cuda_core()
+    _C.set_cuda_core("wgmma" if contender == WGMMA else "mma")
+    try:
+        yield
+    finally:
+        _C.set_cuda_core(before)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class Toolkit:
         code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.architectures]
         code.append(f"-gencode=arch=compute_{self.ptx},code=compute_{self.ptx}")
         options = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-g0"]
+        options += ["-DCNNKERN_SM90A"] * ("90a" in self.architectures)  # has instructions of its own
         return (str(self.home / "bin" / "nvcc"), *options, *code)
 
     @property

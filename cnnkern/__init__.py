@@ -111,3 +111,13 @@ if asked := os.environ.get("CNNKERN_CPU_ISA"):
             RuntimeWarning,
             stacklevel=2,
         )
+if asked := os.environ.get("CNNKERN_CUDA_CORE"):
+    from cnnkern import _C
+
+    if asked != _C.cuda_core():
+        warnings.warn(
+            f"CNNKERN_CUDA_CORE: expected one of {', '.join(_C.cuda_cores())}, got {asked!r}; "
+            f"computing with {_C.cuda_core()}",
+            RuntimeWarning,
+            stacklevel=2,
+        )

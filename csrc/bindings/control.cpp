@@ -1,4 +1,4 @@
-// `cnnkern._C`: facts about the build and the machine, and the choice of instruction set. No tensors pass
+// `cnnkern._C`: facts about the build and the machine, and the choice of instruction sets. No tensors pass
 // here.
 #include "bindings/control.h"
 
@@ -62,6 +62,23 @@ void set_isa(const py::object& name) {
   throw py::value_error("name: expected one of " + available + " on this CPU, got '" + wanted + "'");
 }
 
+void set_cuda_core(const py::object& name) {
+  if (name.is_none()) {
+    control().reset_cuda_core();
+    return;
+  }
+  const auto wanted = name.cast<std::string>();
+  std::string known;
+  for (int32_t i = 0; i < control().cuda_core_count; ++i) {
+    if (wanted == control().cuda_core_name(i)) {
+      control().set_cuda_core(i);
+      return;
+    }
+    known += (i ? ", " : "") + std::string(control().cuda_core_name(i));
+  }
+  throw py::value_error("name: expected one of " + known + ", got '" + wanted + "'");
+}
+
 double measured(double (*measure)(int64_t, double), int64_t threads, double seconds) {
   if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
   py::gil_scoped_release release;
@@ -94,6 +111,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("current_isa", [] { return std::string(control().isa_name(control().current_isa())); });
   m.def("int8_kernel", [] { return std::string(control().int8_kernel()); });
   m.def("set_isa", set_isa, py::arg("name"));
+  m.def("cuda_cores", [] {
+    std::vector<std::string> names;
+    for (int32_t i = 0; i < control().cuda_core_count; ++i) names.emplace_back(control().cuda_core_name(i));
+    return names;
+  });
+  m.def("cuda_core", [] { return std::string(control().cuda_core_name(control().cuda_core())); });
+  m.def("set_cuda_core", set_cuda_core, py::arg("name"));
   m.def(
       "fma_peak",
       [](int64_t threads, double seconds) { return measured(control().fma_peak, threads, seconds); },

@@ -21,6 +21,11 @@ struct Control {
   double (*fma_peak)(int64_t threads, double seconds);
   double (*memory_bandwidth)(int64_t threads, double seconds);
   const CpuFeatures& (*cpu_features)();
+  int32_t cuda_core_count;
+  const char* (*cuda_core_name)(int32_t core);
+  int32_t (*cuda_core)();
+  void (*set_cuda_core)(int32_t core);
+  void (*reset_cuda_core)();
 };
 
 }  // namespace cnnkern

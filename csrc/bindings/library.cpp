@@ -7,6 +7,7 @@
 #include "cpu/features.h"
 #include "cpu/peak.h"
 #include "cpu/registry.h"
+#include "cuda/core.h"
 
 STABLE_TORCH_LIBRARY(cnnkern, m) {
   m.def("im2col(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor");
@@ -111,6 +112,11 @@ const cnnkern::Control kControl = {
     cnnkern::measure_fma_peak,
     cnnkern::measure_memory_bandwidth,
     cnnkern::cpu_features,
+    cnnkern::cuda::kCoreCount,
+    [](int32_t core) { return cnnkern::cuda::kCoreNames[core]; },
+    [] { return static_cast<int32_t>(cnnkern::cuda::chosen_core().load()); },
+    [](int32_t core) { cnnkern::cuda::chosen_core() = static_cast<cnnkern::cuda::Core>(core); },
+    [] { cnnkern::cuda::chosen_core() = cnnkern::cuda::preferred_core(); },
 };
 
 PyModuleDef module = {

@@ -59,6 +59,96 @@ CNNKERN_MMA(mma_uint8, int32_t, "r", "m16n8k32", "s32.u8.s8.s32")
 CNNKERN_MMA(mma_int8, int32_t, "r", "m16n8k32", "s32.s8.s8.s32")
 #undef CNNKERN_MMA
 
+// The matrix products of a warpgroup, four warps, which compute capability 9.0 alone has: asynchronous, and
+// both operands stay in shared memory. Code for other GPUs has none of it.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+constexpr bool kWarpgroupCode = true;
+#else
+constexpr bool kWarpgroupCode = false;
+#endif
+// Whether this build has such code at all.
+#ifdef CNNKERN_SM90A
+constexpr bool kWarpgroupKernels = true;
+#else
+constexpr bool kWarpgroupKernels = false;
+#endif
+
+// Lets the products of whoever passes the next barrier with this thread see what it wrote to shared memory.
+__device__ __forceinline__ void publish_shared_memory() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// A chunk that a product is to read.
+__device__ __forceinline__ void store_chunk(void* to, uint4 chunk) { *static_cast<uint4*>(to) = chunk; }
+
+// The compiler neither moves a use of the number over this nor keeps it elsewhere meanwhile.
+__device__ __forceinline__ void pin(float& number) { asm volatile("" : "+f"(number)::"memory"); }
+__device__ __forceinline__ void pin(int32_t& number) { asm volatile("" : "+r"(number)::"memory"); }
+template <class Sum, int kFragments>
+__device__ __forceinline__ void pin(Sum (&sums)[kFragments][4]) {
+#pragma unroll
+  for (int i = 0; i < kFragments; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) pin(sums[i][j]);
+}
+
+// Products may write to `sums` from here on.
+template <class Sum, int kFragments>
+__device__ __forceinline__ void begin_products(Sum (&sums)[kFragments][4]) {
+  pin(sums);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+// Those that were started since become one group.
+__device__ __forceinline__ void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits for all groups; until then `sums` may not be touched.
+template <class Sum, int kFragments>
+__device__ __forceinline__ void wait_for_products(Sum (&sums)[kFragments][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  pin(sums);
+}
+
+// Starts sums += a · bᵀ of a 64 x 32-byte and a 64 or 128 x 32-byte matrix, each given by its descriptor. A
+// warp has 16 rows of the sums, as fragments of eight columns that lie in the lanes as those of mma.sync do.
+#define CNNKERN_SUMS(constraint, i)                                                   \
+  "+" constraint(sums[i][0]), "+" constraint(sums[i][1]), "+" constraint(sums[i][2]), \
+      "+" constraint(sums[i][3])
+#define CNNKERN_SUMS_8(constraint, i)                                                                    \
+  CNNKERN_SUMS(constraint, i), CNNKERN_SUMS(constraint, i + 1), CNNKERN_SUMS(constraint, i + 2),         \
+      CNNKERN_SUMS(constraint, i + 3), CNNKERN_SUMS(constraint, i + 4), CNNKERN_SUMS(constraint, i + 5), \
+      CNNKERN_SUMS(constraint, i + 6), CNNKERN_SUMS(constraint, i + 7)
+#define CNNKERN_32                                                                                                 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
+  "%30,%31"
+#define CNNKERN_64                                                                                    \
+  CNNKERN_32                                                                                          \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55," \
+  "%56,%57,%58,%59,%60,%61,%62,%63"
+#define CNNKERN_WGMMA(name, Sum, constraint, depth, types, scales)                      \
+  __device__ __forceinline__ void name(Sum(&sums)[8][4], uint64_t a, uint64_t b) {      \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64" depth "." types " {" CNNKERN_32  \
+                 "}, %32, %33, 1" scales ";"                                            \
+                 : CNNKERN_SUMS_8(constraint, 0)                                        \
+                 : "l"(a), "l"(b));                                                     \
+  }                                                                                     \
+  __device__ __forceinline__ void name(Sum(&sums)[16][4], uint64_t a, uint64_t b) {     \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128" depth "." types " {" CNNKERN_64 \
+                 "}, %64, %65, 1" scales ";"                                            \
+                 : CNNKERN_SUMS_8(constraint, 0), CNNKERN_SUMS_8(constraint, 8)         \
+                 : "l"(a), "l"(b));                                                     \
+  }
+CNNKERN_WGMMA(wgmma_tf32, float, "f", "k8", "f32.tf32.tf32", ", 1, 1")
+CNNKERN_WGMMA(wgmma_float16, float, "f", "k16", "f32.f16.f16", ", 1, 1, 0, 0")
+CNNKERN_WGMMA(wgmma_bfloat16, float, "f", "k16", "f32.bf16.bf16", ", 1, 1, 0, 0")
+CNNKERN_WGMMA(wgmma_uint8, int32_t, "r", "k32", "s32.u8.s8", "")
+CNNKERN_WGMMA(wgmma_int8, int32_t, "r", "k32", "s32.s8.s8", "")
+#undef CNNKERN_WGMMA
+#undef CNNKERN_64
+#undef CNNKERN_32
+#undef CNNKERN_SUMS_8
+#undef CNNKERN_SUMS
+
 // Of the values of all lanes of a warp.
 __device__ __forceinline__ int32_t sum_of_warp(int32_t value) { return __reduce_add_sync(~0u, value); }
 

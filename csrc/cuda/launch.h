@@ -5,24 +5,27 @@
 
 #include <cstdint>
 
+#include "cuda/core.h"
+
 namespace cnnkern::cuda {
 
-// What plans depend on. Queried once per launch: the driver keeps both numbers at hand.
+// What plans depend on. Queried once per launch: the driver keeps these numbers at hand.
 struct Device {
   int64_t multiprocessors;
   int64_t shared_bytes;  // that one block can ask for
+  Core core;             // the chosen one where the device has it, else mma
 };
 
 inline cudaError_t current_device(Device& device) {
-  int index = 0, multiprocessors = 0, shared_bytes = 0;
+  constexpr cudaDeviceAttr kAsked[] = {cudaDevAttrMultiProcessorCount,
+                                       cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                       cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor};
+  int index = 0, found[4] = {};
   if (const cudaError_t error = cudaGetDevice(&index)) return error;
-  if (const cudaError_t error =
-          cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index))
-    return error;
-  if (const cudaError_t error =
-          cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index))
-    return error;
-  device = {multiprocessors, shared_bytes};
+  for (int i = 0; i < 4; ++i)
+    if (const cudaError_t error = cudaDeviceGetAttribute(&found[i], kAsked[i], index)) return error;
+  const bool has_wgmma = found[2] == 9 && found[3] == 0;  // no other has these instructions
+  device = {found[0], found[1], has_wgmma ? chosen_core().load(std::memory_order_relaxed) : Core::kMma};
   return cudaSuccess;
 }
 

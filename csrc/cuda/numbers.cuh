@@ -38,7 +38,7 @@ struct alignas(kCount * sizeof(T)) Together {
 };
 
 // What a matrix product is computed with. `mma` is one tensor-core instruction on fragments whose rows are 32
-// bytes.
+// bytes; `wgmma` is that of a warpgroup.
 
 // float32 exactly: FFMA.
 struct Float32Math {
@@ -56,6 +56,10 @@ struct Tf32Math {
                                              uint32_t b1) {
     mma_tf32(sums, a, b0, b1);
   }
+  template <int kFragments>
+  static __device__ __forceinline__ void wgmma(float (&sums)[kFragments][4], uint64_t a, uint64_t b) {
+    wgmma_tf32(sums, a, b);
+  }
 };
 
 struct Float16Math {
@@ -66,6 +70,10 @@ struct Float16Math {
                                              uint32_t b1) {
     mma_float16(sums, a, b0, b1);
   }
+  template <int kFragments>
+  static __device__ __forceinline__ void wgmma(float (&sums)[kFragments][4], uint64_t a, uint64_t b) {
+    wgmma_float16(sums, a, b);
+  }
 };
 
 struct Bfloat16Math {
@@ -75,6 +83,10 @@ struct Bfloat16Math {
   static __device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
     mma_bfloat16(sums, a, b0, b1);
+  }
+  template <int kFragments>
+  static __device__ __forceinline__ void wgmma(float (&sums)[kFragments][4], uint64_t a, uint64_t b) {
+    wgmma_bfloat16(sums, a, b);
   }
 };
 
@@ -87,6 +99,10 @@ struct Uint8Math {
                                              uint32_t b1) {
     mma_uint8(sums, a, b0, b1);
   }
+  template <int kFragments>
+  static __device__ __forceinline__ void wgmma(int32_t (&sums)[kFragments][4], uint64_t a, uint64_t b) {
+    wgmma_uint8(sums, a, b);
+  }
 };
 
 struct Int8Math {
@@ -96,6 +112,10 @@ struct Int8Math {
   static __device__ __forceinline__ void mma(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
     mma_int8(sums, a, b0, b1);
+  }
+  template <int kFragments>
+  static __device__ __forceinline__ void wgmma(int32_t (&sums)[kFragments][4], uint64_t a, uint64_t b) {
+    wgmma_int8(sums, a, b);
   }
 };
 

@@ -151,7 +151,7 @@ def test_the_report_says_what_was_reached(capsys: pytest.CaptureFixture[str]) ->
             "layer, rate 0.5, batch 1, bfloat16": row(
                 "perforated 0.5", None, cnnkern=1, cudnn=2, cnnkern_dense=5
             ),
-            "8 x 8 x 8, product, int8": row("int8 gemm", None, cnnkern=2.0, torch=1.0),
+            "8 x 8 x 8, product, int8": row("int8 gemm", None, cnnkern=2.0, cnnkern_wgmma=1.25, torch=1.0),
             "broken, dense, batch 1, tf32": {"error": "out of bounds\nmore"},
         },
     }
@@ -167,6 +167,7 @@ def test_the_report_says_what_was_reached(capsys: pytest.CaptureFixture[str]) ->
     assert "reached:     column-sparse and perforated, share of what the FLOPs save: at least 0.7" in said
     assert "not reached: int8 product over torch._int_mm: at least 0.8, got 0.50" in said
     assert "cp, bfloat16: geometric mean 1.41 over 2" in said
+    assert "int8 gemm, wgmma over mma, int8: geometric mean 1.60 over 1" in said
     assert "dense over cuDNN" not in said  # nothing about what was not run
 
 

@@ -40,6 +40,7 @@ LOOKED_AT = {
     ],
 }
 
+ON_WGMMA = {"CNNKERN_CUDA_CORE": "wgmma", "EMULATOR_WITHOUT": "mma"}
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
 
 
@@ -84,6 +85,23 @@ def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: in
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_shuffled_threads_change_nothing_for_wgmma(driver: Path, seed: int) -> None:
+    cases = [case for case in CUTS if case.x[0]][seed::4]
+    given = lines(cases, (*ARITHMETICS[1:], *INTEGERS), ("conv2d",))
+    settings = {"EMULATOR_SEED": str(seed + 1), "EMULATOR_EAGER": str(seed)}
+    done = drive(driver, given, **ON_WGMMA, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZED)
+def test_the_sanitizers_find_nothing_in_wgmma(sanitizer: str) -> None:
+    driver = build_driver(*SANITIZED[sanitizer])
+    given = [*lines([CUTS[-1]], ("bfloat16",), ("conv2d",)), *lines(FOR_INTEGERS[:1], ("uint8",))]
+    done = drive(driver, given, **ON_WGMMA, EMULATOR_EAGER="1")
+    assert done.returncode == 0, done.stdout + done.stderr[:4000]
+
+
 @pytest.mark.parametrize("multiprocessors", ["1", "300"])
 @pytest.mark.parametrize("sanitizer", SANITIZED)
 def test_the_sanitizers_find_nothing(sanitizer: str, multiprocessors: str) -> None:
@@ -103,7 +121,7 @@ class Defect(NamedTuple):
     environment: tuple[tuple[str, str], ...] = ()
 
 
-CORE = "cuda/gemm/block_tile.cuh"
+CORE, WARPGROUPS = "cuda/gemm/block_tile.cuh", "cuda/gemm/warpgroup_tile.cuh"
 DEFECTS = {
     "copies that nobody waits for": Defect(
         "wait_for_copies<kSlots - 2>();", "wait_for_copies<kSlots>();", ("is -nan, not", "is nan, not")
@@ -123,6 +141,28 @@ DEFECTS = {
         "__syncthreads();  // this tile", "// this tile", ("data race",), SANITIZED["ThreadSanitizer"]
     ),
 }
+# What the products of a warpgroup ask for besides.
+DEFECTS_OF_WARPGROUPS = {
+    "operands that are not published": Defect("publish_shared_memory();", "", ("not published by a fence",)),
+    "operands that one thread does not publish": Defect(
+        "{ publish_shared_memory(); }",
+        "{ if (threadIdx.x != 37) publish_shared_memory(); }",
+        ("not published by a fence",),
+    ),
+    "products that nobody waits for": Defect("wait_for_products(sums);", "", ("under way",)),
+    "products in no group": Defect("commit_products();", "", ("under way",)),
+    "sums used before the products": Defect("begin_products(sums);", "", ("without wgmma.fence",)),
+    "sums touched while products are under way": Defect(
+        "commit_products();", "commit_products(), sums[0][0] = 1;", ("touched while it was under way",)
+    ),
+    "rows of another tile": Defect("8 * kRowBytes", "4 * kRowBytes", (", not ",)),
+    "a tile without its first rows": Defect(
+        "matrix_descriptor(b)", "matrix_descriptor(b + kRowBytes)", ("does not begin at 1024 bytes",)
+    ),
+    "warps that do not go together": Defect(
+        "threadIdx.x) / 128", "threadIdx.x) / 64", ("did not start the same products",)
+    ),
+}
 BEYOND = Defect(
     "return index < rows ?",
     "return index <= rows ?",
@@ -134,6 +174,16 @@ BEYOND = Defect(
 @pytest.mark.parametrize("name", [*DEFECTS, "a row beyond the last"])
 def test_a_planted_defect_is_found(name: str, tmp_path: Path) -> None:
     defect, path = (DEFECTS[name], CORE) if name in DEFECTS else (BEYOND, "cuda/gemm/rows.cuh")
+    is_found(defect, path, tmp_path)
+
+
+@pytest.mark.parametrize("name", DEFECTS_OF_WARPGROUPS)
+def test_a_planted_defect_of_wgmma_is_found(name: str, tmp_path: Path) -> None:
+    is_found(DEFECTS_OF_WARPGROUPS[name], WARPGROUPS, tmp_path, CNNKERN_CUDA_CORE="wgmma")
+
+
+def is_found(defect: Defect, path: str, tmp_path: Path, **environment: str) -> None:
+    """The defect, by one of the words that it is to be found by, in the file `path` of csrc."""
     text = (ROOT / "csrc" / path).read_text()
     assert text.count(defect.old) == 1
     (tmp_path / path).parent.mkdir(parents=True)
@@ -141,7 +191,7 @@ def test_a_planted_defect_is_found(name: str, tmp_path: Path) -> None:
     driver = build_driver(*defect.options, changed=tmp_path)
     case = Case((1, 200, 5, 4), 30, (1, 1), rank=40)
     dense = (line for line in lines([case], ("bfloat16",)) if line.startswith("conv2d "))
-    done = drive(driver, dense, **dict(defect.environment))
+    done = drive(driver, dense, **dict(defect.environment), **environment)
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert any(words in said for words in defect.found_by), said[:2000]

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "products.h"
+
 namespace emulator {
 namespace {
 
@@ -39,6 +41,7 @@ EMULATOR_UNSEEN void do_copy(const Copy& copy) {
       word = *reinterpret_cast<const volatile uint32_t*>(static_cast<const char*>(copy.from) + at);
     *reinterpret_cast<volatile uint32_t*>(static_cast<char*>(copy.to) + at) = word;
   }
+  block().note_write(copy.to);
 }
 
 }  // namespace
@@ -133,11 +136,14 @@ EMULATOR_UNSEEN void Block::thread_main() {
   block.observe(&block.start_);
   try {
     Copies copies;
+    Products products;
     block.current_->copies = &copies;
+    block.current_->products = &products;
     block.body_(block.argument_);
     for (const auto& group : copies.groups)
       if (!group.empty()) fail("a thread ends with asynchronous copies under way");
     if (!copies.open.empty()) fail("a thread ends with asynchronous copies that it did not commit");
+    if (products.under_way()) fail("a thread ends with products of its warpgroup under way");
   } catch (const std::exception& error) {
     if (block.error_.empty()) block.error_ = error.what();
   }
@@ -165,6 +171,7 @@ EMULATOR_UNSEEN void Block::prepare_shared_memory(size_t bytes) {
   ASAN_POISON_MEMORY_REGION(arena_, kArenaBytes);
   ASAN_UNPOISON_MEMORY_REGION(shared_, bytes);
 #endif
+  for (size_t chunk = 0; chunk < bytes / 16; ++chunk) writes_[chunk] = {kNobody, 0};
   // NaN in every format. Not through memset, which ThreadSanitizer would take for an access of the program.
   for (size_t at = 0; at < bytes; ++at) static_cast<volatile unsigned char*>(shared_)[at] = 0xFF;
 }
@@ -172,12 +179,13 @@ EMULATOR_UNSEEN void Block::prepare_shared_memory(size_t bytes) {
 EMULATOR_UNSEEN void Block::prepare_threads(dim3 size) {
   renew(stacks_, kMostThreads * kStackBytes);
   first_ready_ = ready_count_ = 0;
-  for (Warp& warp : warps_) warp.arrived = warp.epoch = 0;
+  for (Warp& warp : warps_) warp.arrived = warp.epoch = 0, warp.products = 0;
   for (unsigned i = 0; i < count_; ++i) {
     Thread& thread = threads_[i];
     thread.number = i;
     thread.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     thread.state = State::kReady;
+    thread.publications = 0;
     prepare_fiber(thread.fiber, stacks_ + i * kStackBytes, kStackBytes, thread_main);
     make_ready(i);
   }
@@ -205,7 +213,16 @@ EMULATOR_UNSEEN std::string Block::run(dim3 size, uint3 block_index, size_t shar
 #ifdef EMULATOR_ADDRESS_SANITIZER
   ASAN_UNPOISON_MEMORY_REGION(arena_, kArenaBytes);
 #endif
-  return error_.empty() && alive_ ? deadlock() : error_;
+  if (!error_.empty()) return error_;
+  return alive_ ? deadlock() : split_warpgroup();
+}
+
+std::string Block::split_warpgroup() const {
+  for (unsigned warp = 0; warp * kWarpSize < count_; ++warp)
+    if (warps_[warp].products != warps_[warp / 4 * 4].products ||
+        (warps_[warp].products && (warp | 3) * kWarpSize >= count_))
+      return "emulator: the four warps of a warpgroup did not start the same products";
+  return "";
 }
 
 std::string Block::deadlock() const {
@@ -224,11 +241,24 @@ EMULATOR_UNSEEN uint32_t Block::shared_address(const void* pointer) const {
   return static_cast<uint32_t>(at - shared_);
 }
 
+EMULATOR_UNSEEN void Block::note_write(const void* chunk) {
+  writes_[shared_address(chunk) / 16] = {current_->number, current_->publications};
+}
+EMULATOR_UNSEEN bool Block::is_published(uint32_t address) const {
+  const Write& write = writes_[address / 16];
+  return write.thread != kNobody && threads_[write.thread].publications > write.publications;
+}
+EMULATOR_UNSEEN void Block::note_product(uint64_t what) {
+  if (current_->lane()) return;
+  uint64_t& so_far = warps_[current_->warp()].products;
+  so_far = (so_far ^ what) * 0x9E3779B97F4A7C15ull + 1;
+}
+
 EMULATOR_UNSEEN void start_copy(const Copy& copy) {
   if ((reinterpret_cast<uintptr_t>(copy.to) | reinterpret_cast<uintptr_t>(copy.from)) % copy.bytes)
     fail("an asynchronous copy of a misaligned address");
   block().shared_address(copy.to);
-  if (block().schedule.eager_copies)
+  if (block().schedule.eager)
     do_copy(copy);
   else
     block().current().copies->open.push_back(copy);

@@ -2,9 +2,9 @@
 // Blocks run one after the other on the calling thread.
 //
 // What it finds: barriers and collectives that not all threads reach, shared memory that is read before it is
-// written (it starts as NaN) or beyond its end, asynchronous copies that nobody waited for. Under
-// AddressSanitizer every access out of bounds; under ThreadSanitizer every race, since only what synchronizes
-// threads on a GPU counts as synchronization.
+// written (it starts as NaN) or beyond its end, asynchronous copies that nobody waited for, and of the
+// products of warpgroups what products.h says. Under AddressSanitizer every access out of bounds; under
+// ThreadSanitizer every race, since only what synchronizes threads on a GPU counts as synchronization.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -53,6 +53,8 @@ struct Thread {
   // Asynchronous copies: groups under way, and copies that are in no group yet. They live on the fiber's
   // stack.
   struct Copies* copies = nullptr;
+  struct Products* products = nullptr;  // those of a warpgroup, and there too
+  uint32_t publications = 0;            // of its writes to shared memory
 
   unsigned lane() const { return number % kWarpSize; }
   unsigned warp() const { return number / kWarpSize; }
@@ -66,12 +68,14 @@ struct Copies {
 struct Warp {
   uint32_t arrived = 0;
   unsigned epoch = 0;
+  uint64_t products = 0;    // what it has started of its warpgroup's products, in a number
   char synchronization[2];  // ThreadSanitizer's handles of this and the last collective
 };
 
 struct Schedule {
-  uint64_t seed = 0;          // 0: in order; else shuffled
-  bool eager_copies = false;  // copies happen when they are started; else when they are waited for
+  uint64_t seed = 0;   // 0: in order; else shuffled
+  bool eager = false;  // copies and a warpgroup's products happen when they are started; else when waited for
+  bool mma = true, wgmma = true;  // the instructions that there are
 };
 
 class Block {
@@ -90,6 +94,13 @@ class Block {
   unsigned char* shared_memory() const { return shared_; }
   uint32_t shared_address(const void* pointer) const;
 
+  // Products of a warpgroup see what a thread wrote once that thread has published it after writing.
+  void note_write(const void* chunk);
+  void publish() { ++current_->publications; }
+  bool is_published(uint32_t address) const;
+  // That the warp of the running thread has started a product.
+  void note_product(uint64_t what);
+
   Thread& current() { return *current_; }
   bool running() const { return current_ != nullptr; }
 
@@ -107,6 +118,7 @@ class Block {
   void wait();      // gives way until somebody makes this thread ready
   void give_way();  // in a shuffled schedule, whoever arrives last need not go on first
   std::string deadlock() const;
+  std::string split_warpgroup() const;
 
   Thread threads_[kMostThreads];
   Warp warps_[kMostThreads / kWarpSize];
@@ -116,6 +128,11 @@ class Block {
   char* arena_ = nullptr;
   unsigned char* shared_ = nullptr;
   size_t shared_bytes_ = 0;
+  struct Write {
+    uint32_t thread, publications;  // of that thread before the write
+  };
+  static constexpr uint32_t kNobody = ~0u;
+  Write writes_[kMostSharedBytes / 16];  // the last one of each chunk
   Fiber program_;
   Thread* current_ = nullptr;
   // A ring; each thread is in it at most once. No container, whose functions ThreadSanitizer would look into.

@@ -1,6 +1,7 @@
 #include "cuda_runtime.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <map>
 
 namespace emulator {
@@ -20,6 +21,13 @@ cudaError_t refuse(cudaError_t error, const std::string& message) {
   last_message() = message;
   return error;
 }
+
+bool is_without(const char* instruction) {
+  const char* const value = std::getenv("EMULATOR_WITHOUT");
+  return value && std::strcmp(value, instruction) == 0;
+}
+
+int capability() { return static_cast<int>(environment("EMULATOR_CAPABILITY", 90)); }
 
 int most_shared_bytes() {
   return static_cast<int>(environment("EMULATOR_SHARED_BYTES", static_cast<int64_t>(kMostSharedBytes)));
@@ -54,7 +62,8 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
   if (config.dynamicSmemBytes > most)
     return refuse(cudaErrorInvalidValue, "more shared memory than was asked for");
   const Schedule schedule{static_cast<uint64_t>(environment("EMULATOR_SEED", 0)),
-                          environment("EMULATOR_EAGER", 0) != 0};
+                          environment("EMULATOR_EAGER", 0) != 0, !is_without("mma"),
+                          !is_without("wgmma") && capability() == 90};
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -73,9 +82,20 @@ cudaError_t cudaGetDevice(int* device) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount
-               ? static_cast<int>(emulator::environment("EMULATOR_MULTIPROCESSORS", 16))
-               : emulator::most_shared_bytes();
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = static_cast<int>(emulator::environment("EMULATOR_MULTIPROCESSORS", 16));
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = emulator::capability() / 10;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = emulator::capability() % 10;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = emulator::most_shared_bytes();
+      break;
+  }
   return cudaSuccess;
 }
 

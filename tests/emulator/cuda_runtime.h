@@ -1,7 +1,9 @@
 // The part of CUDA's language and runtime that the project's kernels use, for a CPU: see block.h.
 //
 // EMULATOR_SEED=n shuffles the schedule of threads, EMULATOR_EAGER=1 makes asynchronous copies happen at
-// once. EMULATOR_MULTIPROCESSORS and EMULATOR_SHARED_BYTES describe another GPU to the plans.
+// once, and matrix products of a warpgroup too. EMULATOR_MULTIPROCESSORS, EMULATOR_SHARED_BYTES and
+// EMULATOR_CAPABILITY=80 describe another GPU to the plans. EMULATOR_WITHOUT=mma or wgmma refuses these
+// instructions.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -39,6 +41,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 #define blockIdx (::emulator::block().index)
 
 inline void __syncthreads() { emulator::block().synchronize(); }
+[[noreturn]] inline void __trap() { emulator::fail("a trap"); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
 // Each rounds by itself: nothing is fused, whatever the compiler may do elsewhere.
 inline float __fadd_rn(float a, float b) {
@@ -66,7 +69,12 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;

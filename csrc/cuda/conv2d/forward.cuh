@@ -11,7 +11,7 @@ namespace cnnkern::cuda {
 template <class Math, class A, class B, class Out>
 cudaError_t multiply_patches(const A& patches, const B& weight, const Out& output, int64_t groups,
                              const Conv2dPlan& plan, cudaStream_t stream) {
-  return with_tile<Math>(plan.tile, [&](auto tile) {
+  return with_tile<Math>(plan.tile, plan.core, [&](auto tile) {
     using Tile = decltype(tile);
     const Cover cover(patches.rows, weight.rows, groups, plan.tiles, plan.splits, Tile::kM, Tile::kN);
     const Product<A, B, typename Math::Number, Out> product{patches, weight, output, cover};

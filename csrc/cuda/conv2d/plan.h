@@ -12,6 +12,7 @@ struct Conv2dPlan {
   TileSize tile;
   int64_t tiles;   // along k
   int64_t splits;  // of k over blocks
+  Core core = Core::kMma;
 };
 
 constexpr int64_t rounded_up(int64_t value, int64_t multiple) {
@@ -37,8 +38,10 @@ inline Conv2dPlan plan_product(int64_t m, int64_t n, int64_t groups, int64_t til
 inline Conv2dPlan plan_conv2d(const Conv2dShape& s, int64_t number_bytes, const Device& device) {
   const int64_t row = 128 / number_bytes, chunk = 16 / number_bytes;
   const int64_t depth = s.kernel_height * s.kernel_width * rounded_up(s.in_channels / s.groups, chunk);
-  return plan_product(s.batch * s.out_height * s.out_width, s.out_channels / s.groups, s.groups,
-                      quotient_up(depth, row), device.multiprocessors);
+  Conv2dPlan plan = plan_product(s.batch * s.out_height * s.out_width, s.out_channels / s.groups, s.groups,
+                                 quotient_up(depth, row), device.multiprocessors);
+  plan.core = device.core;
+  return plan;
 }
 
 inline Conv2dPlan plan_conv2d(const Conv2dShape& s, Arithmetic arithmetic, const Device& device) {

@@ -88,6 +88,51 @@ struct WarpTile {
   }
 };
 
+// Adds the products of `tiles` tiles of A and B, which come through a ring of kSlots slots of A::kBytes +
+// B::kBytes in `memory`. Nobody may be reading it, and nobody is when this returns. `products` has
+//   publish()      before the barrier after which other threads read what this one placed
+//   start(a, b)    the product of two tiles, before the next ones are fetched, and
+//   finish(a, b)   the rest of it, after that
+template <int kSlots, class Products, class A, class B>
+__device__ __forceinline__ void accumulate_tiles(const Products& products, A& a, B& b, int tiles,
+                                                 unsigned char* memory) {
+  constexpr int kSlotBytes = A::kBytes + B::kBytes;
+  const auto slot_of = [&](int tile) { return memory + tile % kSlots * kSlotBytes; };
+#pragma unroll
+  for (int tile = 0; tile < kSlots - 1; ++tile) {
+    if (tile < tiles) {
+      unsigned char* const slot = slot_of(tile);
+      a.fetch(tile, slot);
+      b.fetch(tile, slot + A::kBytes);
+      a.place(slot);
+      b.place(slot + A::kBytes);
+    }
+    commit_copies();
+  }
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_for_copies<kSlots - 2>();
+    products.publish();
+    __syncthreads();  // this tile is there for all threads, and the slot to be filled next has been read
+    const unsigned char* const slot = slot_of(tile);
+    const unsigned char *const of_a = a.tile(tile, slot), *const of_b = b.tile(tile, slot + A::kBytes);
+    products.start(of_a, of_b);
+    const int ahead = tile + kSlots - 1;
+    unsigned char* const filled = slot_of(ahead);
+    if (ahead < tiles) {
+      a.fetch(ahead, filled);
+      b.fetch(ahead, filled + A::kBytes);
+    }
+    products.finish(of_a, of_b);
+    if (ahead < tiles) {
+      a.place(filled);
+      b.place(filled + A::kBytes);
+    }
+    commit_copies();
+  }
+  wait_for_copies<0>();
+  __syncthreads();  // the slots may be used for something else
+}
+
 // A kM x kN tile of C by kWarpsM x kWarpsN warps, with kSlots tiles of A and B under way.
 template <class MathType, int kTileM, int kTileN, int kWarpsM, int kWarpsN, int kSlotCount>
 struct BlockTile {
@@ -96,6 +141,7 @@ struct BlockTile {
   using Sum = typename Math::Sum;
   static constexpr int kM = kTileM, kN = kTileN, kSlots = kSlotCount;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
+  static constexpr bool kCompiled = true;  // for the GPU at hand
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   static constexpr int kPipelineBytes = kSlots * (kM + kN) * kRowBytes;
   using Sums = WarpTile<Math, kWarpM, kWarpN>;
@@ -107,43 +153,11 @@ struct BlockTile {
     return static_cast<int>(threadIdx.x) / 32 % kWarpsN * kWarpN;
   }
 
-  // Adds the product of `tiles` tiles of A and B to `sums`. `memory` has kSlots slots of A::kBytes +
-  // B::kBytes; nobody may be reading it, and nobody is when this returns.
+  // See accumulate_tiles.
   template <class A, class B>
   static __device__ __forceinline__ void accumulate(Sums& sums, A& a, B& b, int tiles,
                                                     unsigned char* memory) {
-    constexpr int kSlotBytes = A::kBytes + B::kBytes;
-    const auto slot_of = [&](int tile) { return memory + tile % kSlots * kSlotBytes; };
-#pragma unroll
-    for (int tile = 0; tile < kSlots - 1; ++tile) {
-      if (tile < tiles) {
-        unsigned char* const slot = slot_of(tile);
-        a.fetch(tile, slot);
-        b.fetch(tile, slot + A::kBytes);
-        a.place(slot);
-        b.place(slot + A::kBytes);
-      }
-      commit_copies();
-    }
-    for (int tile = 0; tile < tiles; ++tile) {
-      wait_for_copies<kSlots - 2>();
-      __syncthreads();  // this tile is there for all threads, and the slot to be filled next has been read
-      const int ahead = tile + kSlots - 1;
-      unsigned char* const filled = slot_of(ahead);
-      if (ahead < tiles) {
-        a.fetch(ahead, filled);
-        b.fetch(ahead, filled + A::kBytes);
-      }
-      const unsigned char* const slot = slot_of(tile);
-      sums.multiply(a.tile(tile, slot), warp_row(), b.tile(tile, slot + A::kBytes), warp_column());
-      if (ahead < tiles) {
-        a.place(filled);
-        b.place(filled + A::kBytes);
-      }
-      commit_copies();
-    }
-    wait_for_copies<0>();
-    __syncthreads();  // the slots may be used for something else
+    accumulate_tiles<kSlots>(Products{sums}, a, b, tiles, memory);
   }
 
   // Calls visit(row, column, value, value of the next column) for this thread's part of the tile.
@@ -153,6 +167,17 @@ struct BlockTile {
       visit(warp_row() + row, warp_column() + column, first, second);
     });
   }
+
+ private:
+  struct Products {
+    Sums& sums;
+
+    __device__ __forceinline__ void publish() const {}
+    __device__ __forceinline__ void start(const unsigned char*, const unsigned char*) const {}
+    __device__ __forceinline__ void finish(const unsigned char* a, const unsigned char* b) const {
+      sums.multiply(a, warp_row(), b, warp_column());
+    }
+  };
 };
 
 }  // namespace cnnkern::cuda

@@ -64,8 +64,7 @@ __device__ __forceinline__ void accumulate(typename Tile::Sums& sums, const A& a
 
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
           class A, class B, class Out>
-__global__ void __launch_bounds__(Tile::kThreads)
-    multiply(const __grid_constant__ Product<A, B, typename Tile::Number, Out> product) {
+__device__ __forceinline__ void multiply_part(const Product<A, B, typename Tile::Number, Out>& product) {
   const auto& output = product.output;
   const Part part = product.cover.template part<Tile>(static_cast<int>(blockIdx.x));
   typename Tile::Sums sums;
@@ -81,6 +80,16 @@ __global__ void __launch_bounds__(Tile::kThreads)
   };
   store_tile<Tile>(sums, output, part.first_column, part.group, part.split, offset_of,
                    reinterpret_cast<typename Tile::Sum*>(shared_memory()));
+}
+
+template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
+          class A, class B, class Out>
+__global__ void __launch_bounds__(Tile::kThreads)
+    multiply(const __grid_constant__ Product<A, B, typename Tile::Number, Out> product) {
+  if constexpr (Tile::kCompiled)
+    multiply_part<Tile, RowsOfA, RowsOfB>(product);
+  else
+    __trap();  // the host never asks for it
 }
 
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,

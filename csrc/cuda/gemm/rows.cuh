@@ -82,8 +82,7 @@ class GatheredRows {
   }
   __device__ void place(unsigned char* slot) {
 #pragma unroll
-    for (int i = 0; i < kTurns; ++i)
-      *reinterpret_cast<uint4*>(slot + swizzled(threadIdx.x % kRows, chunk_of(i))) = held_[i];
+    for (int i = 0; i < kTurns; ++i) store_chunk(slot + swizzled(threadIdx.x % kRows, chunk_of(i)), held_[i]);
   }
   __device__ const unsigned char* tile(int, const unsigned char* slot) const { return slot; }
 

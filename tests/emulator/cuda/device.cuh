@@ -4,10 +4,12 @@
 #include <cstring>
 
 #include "cuda_runtime.h"
+#include "products.h"
 
 namespace cnnkern::cuda {
 
 inline unsigned char* shared_memory() { return emulator::block().shared_memory(); }
+inline uint32_t shared_address(const void* pointer) { return emulator::block().shared_address(pointer); }
 
 inline void copy_async(void* to, const void* from, bool present) {
   emulator::start_copy({to, from, 16, present});
@@ -24,6 +26,33 @@ void mma_float16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 void mma_bfloat16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_uint8(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_int8(int32_t (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+constexpr bool kWarpgroupCode = true, kWarpgroupKernels = true;
+
+inline void publish_shared_memory() { emulator::block().publish(); }
+inline void store_chunk(void* to, uint4 chunk) {
+  *static_cast<uint4*>(to) = chunk;
+  emulator::block().note_write(to);
+}
+template <class Sum, int kFragments>
+inline void begin_products(Sum (&)[kFragments][4]) {
+  emulator::block().current().products->begin();
+}
+inline void commit_products() { emulator::block().current().products->commit(); }
+template <class Sum, int kFragments>
+inline void wait_for_products(Sum (&)[kFragments][4]) {
+  emulator::block().current().products->wait();
+}
+void wgmma_tf32(float (&sums)[8][4], uint64_t a, uint64_t b);
+void wgmma_tf32(float (&sums)[16][4], uint64_t a, uint64_t b);
+void wgmma_float16(float (&sums)[8][4], uint64_t a, uint64_t b);
+void wgmma_float16(float (&sums)[16][4], uint64_t a, uint64_t b);
+void wgmma_bfloat16(float (&sums)[8][4], uint64_t a, uint64_t b);
+void wgmma_bfloat16(float (&sums)[16][4], uint64_t a, uint64_t b);
+void wgmma_uint8(int32_t (&sums)[8][4], uint64_t a, uint64_t b);
+void wgmma_uint8(int32_t (&sums)[16][4], uint64_t a, uint64_t b);
+void wgmma_int8(int32_t (&sums)[8][4], uint64_t a, uint64_t b);
+void wgmma_int8(int32_t (&sums)[16][4], uint64_t a, uint64_t b);
 
 int32_t sum_of_warp(int32_t value);
 
