@@ -24,7 +24,7 @@ THREADS |= dict.fromkeys(CP, 256) | WGMMA
 # Blocks of a kernel that a multiprocessor is meant to hold, by its part of the registers. Without tensor
 # cores the operands of a product take registers too.
 BLOCKS = {"k128x128": 1, "k128x64": 2, "float32 k128x64": 1, "k64x64": 3, "depthwise": 3}
-BLOCKS |= dict.fromkeys(CP, 1) | {"wgmma k128x128": 2, "wgmma k128x64": 3, "wgmma k64x64": 5}
+BLOCKS |= dict.fromkeys(CP, 1) | {"wgmma k128x128": 2, "wgmma k128x64": 2, "wgmma k64x64": 4}
 PRODUCT = r"\dmultiply(?:_kept|_kept_pixels)?I"  # in the names of kernels
 SPILLED = 48  # bytes of addresses that the compiler may keep elsewhere while a product runs
 LOOP = 30  # products of the main loop, at least
