@@ -57,7 +57,7 @@ class Settings:
     steps: int = 100
     fashion_batch: int = 64
     squeezenet_batch: int = 1
-    search_seconds: float = 0.5
+    search_seconds: float = 1.0
     seconds: float = 20.0
     test_images: int = 10_000
     test_crops: int = 200
