@@ -86,7 +86,7 @@ class Planner:
             seconds. bonds: what some of their options save together. link: makes int8 layers hand integers on
             (see linking.py), or nothing. example: what is timed.
         loss: of the original. seconds: of timing for each plan. factor: what is saved in a run of the network
-            over what the estimate says; see `measured_factor`.
+            over what the estimate says, and `fastest` the network that showed it; see `measured_factor`.
     """
 
     baseline: nn.Module
@@ -104,6 +104,7 @@ class Planner:
     seed: int
     tried: list[Built] = field(default_factory=list)
     factor: float = 1.0
+    fastest: nn.Module | None = None
 
     def __post_init__(self) -> None:
         self.choices = Knapsack([layer.options for layer in self.layers], self.bonds)
@@ -113,14 +114,19 @@ class Planner:
         """`factor`, from what the fastest options save when all of them are there.
 
         They leave other data in the caches than the layers they replace, and a busy machine slows one kind of
-        layer more than another: times of single layers do not show that.
+        layer more than another: times of single layers do not show that. Networks are timed beside the one
+        with these options from then on, `fastest`.
         """
         plan = self.choices.least_seconds()
-        estimate = self.own - self.choices.total(plan).seconds
-        if estimate <= 0:
+        if self.choices.total(plan).seconds >= self.own:
             return 1.0
         layers = {name: copy.deepcopy(candidate.layer) for name, candidate in self._chosen(plan).items()}
-        before, after = self._timed(self.link(self.with_layers(layers)))
+        self.fastest = self.link(self.with_layers(layers))
+        return self._factor(*timed_together([self.baseline, self.fastest], self.example, self.seconds))
+
+    def _factor(self, before: float, after: float) -> float:
+        """From seconds of the original and of `fastest`."""
+        estimate = self.own - self.choices.total(self.choices.least_seconds()).seconds
         return _bounded((self.folded - self.whole / before * after) / estimate)
 
     def for_speedup(self, target: float) -> Built | None:
@@ -211,7 +217,11 @@ class Planner:
         model = self.link(copy.deepcopy(model))
         loss = checked(self.evaluate, model)
         estimate = self.choices.total(plan)
-        before, after = self._timed(model)
+        beside = [] if self.fastest is None else [self.fastest]
+        models = [self.baseline, model, *beside]
+        before, after, *fastest = timed_together(models, self.example, self.seconds)
+        if fastest:  # the machine may be another one by now
+            time_factor *= self._factor(before, *fastest) / self.factor
         attempt = Attempt(
             predicted_seconds=before
             * (self.folded - (self.own - estimate.seconds) * time_factor)
@@ -252,10 +262,6 @@ class Planner:
             for layer, index in zip(self.layers, plan, strict=True)
             if index
         }
-
-    def _timed(self, linked: nn.Module) -> list[float]:
-        """Seconds of the original, and of a network beside it."""
-        return timed_together([self.baseline, linked], self.example, self.seconds)
 
     def with_layers(self, layers: Mapping[str, nn.Module]) -> nn.Module:
         """A copy of the model with these layers in the places of these names."""

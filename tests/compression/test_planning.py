@@ -115,3 +115,18 @@ def test_the_factor_is_what_all_layers_save_together_over_what_they_save_alone(m
     monkeypatch.setattr(Planner, "_chosen", lambda *_: {})
     monkeypatch.setattr(planning, "timed_together", lambda *_: [2 * WHOLE, 2 * 5.5])
     assert planner.measured_factor() == pytest.approx(0.5)
+
+
+def test_a_prediction_follows_the_fastest_network_that_is_timed_beside_it(monkeypatch):
+    planner = Scripted(lambda estimate: estimate, LAYERS)
+    planner.layers = []
+    monkeypatch.setattr(Planner, "_chosen", lambda *_: {})
+    monkeypatch.setattr(planning, "timed_together", lambda models, *_: [10.0, 5.0, 4.0][: len(models)])
+    planner.factor = planner.measured_factor()
+    # half of what the fastest plan saves by the estimate is half of what it saves here: of 10 seconds, 6
+    plan = planner.choices.least_loss(WHOLE - 4.5)
+    assert Planner._build(planner, plan, planner.factor)
+    attempt = planner.tried[-1].attempt
+    saved = (WHOLE - planner.choices.total(plan).seconds) / 9
+    assert attempt.predicted_seconds == pytest.approx(10 - 6 * saved)
+    assert attempt.seconds == 5.0
