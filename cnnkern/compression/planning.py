@@ -140,7 +140,7 @@ class Planner:
         bracket, saved = Bracket(wanted), wanted / self.factor
         for _ in range(MOST_PLANS):
             plan = self.choices.least_loss(self.own - saved) or self._about_fastest()
-            if self._build(plan, wanted / saved if saved else self.factor):
+            if self._build(plan):
                 attempt = self.tried[-1].attempt
                 close = target <= attempt.speedup <= target * (1 + CLOSE)
                 lossless = attempt.speedup >= target and attempt.loss <= self.loss
@@ -173,7 +173,7 @@ class Planner:
             plan = self.choices.least_loss(self.own - (1 - step * CLOSE / 2) * most)
             least = min((self.choices.total(built.plan).loss for built in self.tried), default=math.inf)
             if len(self.tried) < MOST_ATTEMPTS and self.choices.total(plan).loss < (1 - WORTH) * least:
-                self._build(plan, self.factor)
+                self._build(plan)
 
     def _loses_far_less(self, plan: list[int]) -> bool:
         """Whether a plan would that saves a little less by the estimate, and was not tried yet."""
@@ -197,7 +197,7 @@ class Planner:
         factor = 1.0
         for _ in range(MOST_ATTEMPTS):
             plan = self.choices.least_seconds(most / factor)
-            if plan is None or not self._build(plan, self.factor, factor):
+            if plan is None or not self._build(plan, factor):
                 break
             lost = self.tried[-1].attempt.loss - self.loss
             if most * (1 - CLOSE) <= lost <= most:
@@ -207,7 +207,7 @@ class Planner:
         enough = [built for built in self.tried if built.attempt.loss - self.loss <= most]
         return max(enough, key=lambda built: built.attempt.speedup, default=None)
 
-    def _build(self, plan: list[int], time_factor: float, loss_factor: float = 1.0) -> bool:
+    def _build(self, plan: list[int], loss_factor: float = 1.0) -> bool:
         """Build and measure a plan; False for one that was measured already, or changes nothing."""
         if any(built.plan == plan for built in self.tried):
             return False
@@ -220,12 +220,9 @@ class Planner:
         beside = [] if self.fastest is None else [self.fastest]
         models = [self.baseline, model, *beside]
         before, after, *fastest = timed_together(models, self.example, self.seconds)
-        if fastest:  # the machine may be another one by now
-            time_factor *= self._factor(before, *fastest) / self.factor
+        factor = self._factor(before, *fastest) if fastest else self.factor
         attempt = Attempt(
-            predicted_seconds=before
-            * (self.folded - (self.own - estimate.seconds) * time_factor)
-            / self.whole,
+            predicted_seconds=before / self.whole * (self.folded - (self.own - estimate.seconds) * factor),
             seconds=after,
             baseline_seconds=before,
             predicted_loss=self.loss + estimate.loss * loss_factor,

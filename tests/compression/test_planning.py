@@ -25,7 +25,7 @@ class Scripted(Planner):
         )
         self.choices, self.own, self.clock = Knapsack(layers), WHOLE, clock
 
-    def _build(self, plan: list[int], time_factor: float, loss_factor: float = 1.0) -> bool:
+    def _build(self, plan: list[int], loss_factor: float = 1.0) -> bool:
         if any(built.plan == plan for built in self.tried):
             return False
         estimate = self.choices.total(plan)
@@ -125,7 +125,7 @@ def test_a_prediction_follows_the_fastest_network_that_is_timed_beside_it(monkey
     planner.factor = planner.measured_factor()
     # half of what the fastest plan saves by the estimate is half of what it saves here: of 10 seconds, 6
     plan = planner.choices.least_loss(WHOLE - 4.5)
-    assert Planner._build(planner, plan, planner.factor)
+    assert Planner._build(planner, plan)
     attempt = planner.tried[-1].attempt
     saved = (WHOLE - planner.choices.total(plan).seconds) / 9
     assert attempt.predicted_seconds == pytest.approx(10 - 6 * saved)
