@@ -6,7 +6,7 @@ What stands between them changes with them: ReLUs that they do, and poolings of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 from cnnkern.compression.candidates import Candidate, too_slow
+from cnnkern.compression.in_place import times_between
 from cnnkern.compression.linking import link, links, rectifiable, rectify
 from cnnkern.compression.planner import Bond
-from cnnkern.compression.running import timed_together
+from cnnkern.compression.running import inference
 from cnnkern.compression.search import Layer
 
 
@@ -43,24 +44,28 @@ def measure_savings(
     names = {module: name for name, module in everything.named_modules()}
     # of the candidates: a model may have int8 layers already
     groups = [
-        members
+        (members, chain)
         for writers, readers in links(everything)
-        if (members := {names[each] for each in writers | readers} & int8.keys())
+        if (members := (chain := {names[each] for each in writers | readers}) & int8.keys())
     ]
-    # the others change nothing around them, and are timed better where nothing else runs
-    rectified = [names[each] for each in rectifiable(everything) if names[each] in int8]
+    # the others change nothing around them
+    rectified = {
+        names[layer]: {names[layer], *(names[relu] for relu in relus)}
+        for layer, relus in rectifiable(everything).items()
+        if names[layer] in int8
+    }
     alone, together = {}, []
     comparisons = len(rectified) + len(groups)
     with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
-        for name in rectified:
+        for name, behind in rectified.items():
             replaced = rectify(_with(model, layers, {name: int8[name]}))
-            before, after = timed_together([model, replaced], example, seconds)
+            before, after = _times([model, replaced], example, {name}, behind, seconds)
             alone[name] = before - after
             bar.update()
-        for members in groups:
+        for members, chain in groups:
             chosen = {name: int8[name] for name in members}
             apart, joined = (_with(model, layers, chosen) for _ in range(2))
-            before, after = timed_together([rectify(apart), link(joined)], example, seconds)
+            before, after = _times([rectify(apart), link(joined)], example, chain, chain, seconds)
             if after < before:
                 together.append((members, before - after))
             bar.update()
@@ -98,6 +103,13 @@ def take_savings(layers: Sequence[Layer], savings: Savings) -> list[Bond]:
 def _int8_candidates(layers: Sequence[Layer]) -> dict[str, Candidate]:
     """By the names of their places."""
     return {layer.place.name: each for layer in layers for each in layer.usable if each.joins}
+
+
+def _times(
+    models: Sequence[nn.Module], example: Any, first: Collection[str], last: Collection[str], seconds: float
+) -> list[float]:
+    with inference(nn.ModuleList(models)):
+        return times_between(models, example, first, last, seconds)
 
 
 def _with(model: nn.Module, layers: Sequence[Layer], int8: Mapping[str, Candidate]) -> nn.Module:

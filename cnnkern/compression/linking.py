@@ -64,10 +64,10 @@ def rectify(model: nn.Module) -> nn.Module:
     return replace(model, {relu: nn.Identity().train(relu.training) for relu in graph.idle_relus()})
 
 
-def rectifiable(model: nn.Module) -> list[Int8Conv2d]:
-    """Those of which `rectify` changes something."""
+def rectifiable(model: nn.Module) -> dict[Int8Conv2d, set[nn.ReLU]]:
+    """Those of which `rectify` changes something, and the ReLUs that read them."""
     graph = _graph(model)
-    return [] if graph is None else list(graph.rectifiable())
+    return {} if graph is None else graph.rectifiable()
 
 
 def links(model: nn.Module) -> list[tuple[set[Int8Conv2d], set[Int8Conv2d]]]:
@@ -126,11 +126,15 @@ class _Graph:
         """The max poolings that integers go through."""
         return {self._module(node) for node in self.nodes if node in self.carried and self._pools(node)}
 
-    def rectifiable(self) -> Iterator[Int8Conv2d]:
-        """Layers whose output only ReLUs read."""
+    def rectifiable(self) -> dict[Int8Conv2d, set[nn.ReLU]]:
+        """Layers whose output only ReLUs read, which are modules, perhaps behind identities; those ReLUs."""
+        found = {}
         for node in self.nodes:
-            if self._is_int8(node) and self._called_once(node) and self._only_relus_read(node):
-                yield self._module(node)
+            if self._is_int8(node) and self._called_once(node):
+                readers = list(self._readers(node))
+                if readers and all(type(reader) is nn.ReLU for reader in readers):
+                    found[self._module(node)] = set(readers)
+        return found
 
     def idle_relus(self) -> set[nn.ReLU]:
         """The ReLUs that change nothing, wherever they are called."""
@@ -227,14 +231,13 @@ class _Graph:
         """Whether a node is a layer that can write uint8, such as its readers read."""
         return self._is_int8(node) and self._module(node).x_dtype is torch.uint8 and self._called_once(node)
 
-    def _only_relus_read(self, node: fx.Node) -> bool:
-        """Whether only ReLUs that are modules do, perhaps behind an identity: others stay where they are."""
-        return bool(node.users) and all(
-            self._only_relus_read(user)
-            if type(self._module(user)) is nn.Identity
-            else type(self._module(user)) is nn.ReLU
-            for user in node.users
-        )
+    def _readers(self, node: fx.Node) -> Iterator[nn.Module | None]:
+        """The modules that read a value, perhaps behind identities; None for what is not a module."""
+        for user in node.users:
+            if type(self._module(user)) is nn.Identity:
+                yield from self._readers(user)
+            else:
+                yield self._module(user)
 
 
 def _graph(model: nn.Module) -> _Graph | None:

@@ -54,5 +54,6 @@ def script(patch: Callable[[Any, str, Any], None]) -> None:
     patch(search, "times_in_place", in_place)
     patch(compressor, "profile", of_model)
     patch(compressor, "interleave", lambda *_, seconds: ([Timing(1.0, 0.0, 1)] * 2, None))
-    for module in (bonds, compressor, planning):
+    patch(bonds, "times_between", lambda models, x, *_: [arithmetic(m, x) for m in models])
+    for module in (compressor, planning):
         patch(module, "timed_together", lambda models, x, _: [arithmetic(m, x) for m in models])

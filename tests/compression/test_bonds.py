@@ -45,11 +45,14 @@ def searched() -> tuple[nn.Module, list[Layer]]:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
-    """What is timed: for each comparison, of both models, the layers that give integers or do a ReLU."""
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]], set[str], set[str]]]:
+    """What is timed: for each comparison, of both models, the layers that give integers or do a ReLU; where
+    it begins, and where it ends."""
     seen = []
 
-    def stub(models: Sequence[nn.Module], example: Any, seconds: float) -> list[float]:
+    def stub(
+        models: Sequence[nn.Module], example: Any, first: set[str], last: set[str], seconds: float
+    ) -> list[float]:
         with torch.no_grad():
             for model in models:
                 model(example)
@@ -61,21 +64,21 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
             ]
             for model in models
         ]
-        seen.append(changed)
+        seen.append((changed, first, last))
         return [10.0, 9.0]
 
-    monkeypatch.setattr(bonds, "timed_together", stub)
+    monkeypatch.setattr(bonds, "times_between", stub)
     return seen
 
 
-def test_each_layer_with_a_relu_is_timed_alone_and_each_group_apart_and_joined(timed: list[list[list[str]]]):
+def test_each_layer_with_a_relu_is_timed_alone_and_each_group_apart_and_joined(timed: list):
     model, layers = searched()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     savings = measure_savings(model, layers, X, 1.0, hides_progress=True)
     assert savings == Savings({"0": 1.0}, [({"0", "3"}, 1.0)])
     assert timed == [
-        [[], ["0 relu"]],
-        [["0 relu", "3 None"], ["0 integers", "3 None"]],
+        ([[], ["0 relu"]], {"0"}, {"0", "1"}),
+        ([["0 relu", "3 None"], ["0 integers", "3 None"]], {"0", "3"}, {"0", "3"}),
     ]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(layer.usable[1].layer.out_scale is None for layer in layers)
