@@ -17,6 +17,7 @@ from cnnkern.compression.candidates import Candidate, too_slow
 from cnnkern.compression.in_place import times_between
 from cnnkern.compression.linking import link, links, rectifiable, rectify
 from cnnkern.compression.planner import Bond
+from cnnkern.compression.rewriting import sharing
 from cnnkern.compression.running import inference
 from cnnkern.compression.search import Layer
 
@@ -33,7 +34,8 @@ class Savings:
 def measure_savings(
     model: nn.Module, layers: Sequence[Layer], example: Any, seconds: float, *, hides_progress: bool
 ) -> Savings:
-    """What the int8 candidates of these layers save in the model's own run; no groups that save nothing.
+    """What the int8 candidates of these layers save in the model's own run, all of them being there (see
+    search.py); no groups that save nothing.
 
     Args:
         model: in which the layers' places are; it is not changed. example: what is timed.
@@ -42,31 +44,28 @@ def measure_savings(
     int8 = _int8_candidates(layers)
     everything = _with(model, layers, int8)
     names = {module: name for name, module in everything.named_modules()}
-    # of the candidates: a model may have int8 layers already
-    groups = [
-        (members, chain)
-        for writers, readers in links(everything)
-        if (members := (chain := {names[each] for each in writers | readers}) & int8.keys())
-    ]
+    writers_and_readers = [({names[w] for w in ws}, {names[r] for r in rs}) for ws, rs in links(everything)]
     # the others change nothing around them
     rectified = {
         names[layer]: {names[layer], *(names[relu] for relu in relus)}
         for layer, relus in rectifiable(everything).items()
         if names[layer] in int8
     }
+    everything = rectify(everything)
     alone, together = {}, []
-    comparisons = len(rectified) + len(groups)
+    comparisons = len(rectified) + len(writers_and_readers)
     with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
         for name, behind in rectified.items():
-            replaced = rectify(_with(model, layers, {name: int8[name]}))
-            before, after = _times([model, replaced], example, {name}, behind, seconds)
+            before, after = _times([model, everything], example, {name}, behind, seconds)
             alone[name] = before - after
             bar.update()
-        for members, chain in groups:
-            chosen = {name: int8[name] for name in members}
-            apart, joined = (_with(model, layers, chosen) for _ in range(2))
-            before, after = _times([rectify(apart), link(joined)], example, chain, chain, seconds)
-            if after < before:
+        for writers, readers in writers_and_readers:
+            chain = writers | readers
+            joined = _with(model, layers, int8)
+            joined = link(joined, [joined.get_submodule(name) for name in writers])
+            before, after = _times([everything, joined], example, chain, chain, seconds)
+            members = chain & int8.keys()  # a model may have int8 layers already
+            if members and after < before:
                 together.append((members, before - after))
             bar.update()
     return Savings(alone, together)
@@ -114,10 +113,11 @@ def _times(
 
 def _with(model: nn.Module, layers: Sequence[Layer], int8: Mapping[str, Candidate]) -> nn.Module:
     """A copy of the model that shares its tensors, with copies of these candidates in their places."""
-    memo = {
-        id(layer.place.conv): copy.deepcopy(int8[layer.place.name].layer)
-        for layer in layers
-        if layer.place.name in int8
-    }
-    memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, memo)
+    return sharing(
+        model,
+        {
+            layer.place.conv: copy.deepcopy(int8[layer.place.name].layer)
+            for layer in layers
+            if layer.place.name in int8
+        },
+    )

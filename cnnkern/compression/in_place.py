@@ -26,30 +26,32 @@ MIN_ROUNDS = 5
 
 
 def times_in_place(
-    model: nn.Module, example: Any, conv: nn.Conv2d, layers: Sequence[nn.Module], seconds: float
+    contenders: Sequence[tuple[nn.Module, nn.Module, nn.Module]], example: Any, seconds: float
 ) -> list[float | Exception]:
-    """Seconds of a call of a convolution and of each of the layers in its place, medians over rounds.
+    """Seconds of a layer's call in a run of a model, medians over rounds.
 
     Args:
-        model: in eval mode; its runs end where the layer has been called. example: what it is run on.
-        layers: they take turns with `conv` for about `seconds`. One with which the model fails has the error
-            instead of a time.
+        contenders: a model in eval mode, a module of it, and the layer that is called in its place, or the
+            module itself. They take turns for about `seconds`; a run ends where the layer has been called.
+            A contender with which the model fails has the error instead of a time.
+        example: what the models are run on.
     """
 
-    def run(module: nn.Module) -> float:
-        with swapped(model, {} if module is conv else {conv: module}) as changed:
-            return _seconds_between(changed, example, [module], [module])
+    def run(model: nn.Module, place: nn.Module, layer: nn.Module) -> float:
+        with swapped(model, {} if layer is place else {place: layer}) as changed:
+            return _seconds_between(changed, example, [layer], [layer])
 
-    found: dict[nn.Module, float | Exception] = {}
-    runs: dict[nn.Module, Callable[[], float]] = {}
-    for module in (conv, *layers):
+    found: list[float | Exception] = [0.0] * len(contenders)
+    runs: dict[int, Callable[[], float]] = {}
+    for index, contender in enumerate(contenders):
         try:
-            run(module)
-            runs[module] = partial(run, module)
+            run(*contender)
+            runs[index] = partial(run, *contender)
         except Exception as error:  # of the model's own code, that uses more of the convolution
-            found[module] = error
-    found |= zip(runs, _in_turns(list(runs.values()), seconds), strict=True)
-    return [found[module] for module in (conv, *layers)]
+            found[index] = error
+    for index, taken in zip(runs, _in_turns(list(runs.values()), seconds), strict=True):
+        found[index] = taken
+    return found
 
 
 def times_between(
@@ -72,6 +74,8 @@ def times_between(
 def _in_turns(runs: Sequence[Callable[[], float]], seconds: float) -> list[float]:
     """Medians of what they return; each has run once before, which packs weights and builds primitives."""
     samples: list[list[float]] = [[] for _ in runs]
+    if not runs:
+        return []
     shuffle, order = random.Random(0).shuffle, list(range(len(runs)))
     with no_garbage_collection():
         end = time.perf_counter() + seconds

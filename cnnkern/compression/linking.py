@@ -10,7 +10,7 @@ A ReLU behind an int8 layer that gives float32 is done by the layer, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,13 +39,14 @@ def is_seen(model: nn.Module, example: Any) -> bool:
         return False
 
 
-def link(model: nn.Module) -> nn.Module:
-    """The model, changed in place: integers go from one int8 convolution to the next, where they can."""
+def link(model: nn.Module, writers: Collection[Int8Conv2d] | None = None) -> nn.Module:
+    """The model, changed in place: integers go from one int8 convolution to the next, where they can, and
+    where the first one is of `writers`, if they are given."""
     graph = _graph(model)
     if graph is None:
         return model
     for layer, (scale, zero_point), rectified in graph.links():
-        if layer.out_scale is None:
+        if layer.out_scale is None and (writers is None or layer in writers):
             device = layer.weight.device
             layer.out_scale = torch.tensor(scale, dtype=torch.float64, device=device)
             layer.out_zero_point = torch.tensor(zero_point, device=device)

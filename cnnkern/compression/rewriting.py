@@ -1,5 +1,6 @@
 """Putting modules in the places of others, wherever a model holds them."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -26,6 +27,13 @@ def swapped(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> It
         yield changed
     finally:
         replace(changed, {new: old for old, new in replacements.items()})
+
+
+def sharing(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """A copy of the model that shares its tensors, with each value in the place of its key."""
+    memo: dict[int, object] = {id(old): new for old, new in replacements.items()}
+    memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
 
 
 def names_of(model: nn.Module) -> dict[nn.Module, list[str]]:

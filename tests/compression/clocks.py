@@ -45,10 +45,13 @@ def script(patch: Callable[[Any, str, Any], None]) -> None:
         return SimpleNamespace(layers=layers, seconds=arithmetic(model, x))
 
     def in_place(
-        model: nn.Module, x: Any, conv: nn.Conv2d, layers: Sequence[nn.Module], _: float
+        contenders: Sequence[tuple[nn.Module, nn.Module, nn.Module]], x: Any, _: float
     ) -> list[float]:
-        ((x, _),) = activations(model, conv, [x])
-        return [arithmetic(layer, x) for layer in (conv, *layers)]
+        times = []
+        for model, place, layer in contenders:
+            ((inner, _),) = activations(model, place, [x])
+            times.append(arithmetic(layer, inner))
+        return times
 
     patch(candidates, "interleave", of_layers)
     patch(search, "times_in_place", in_place)

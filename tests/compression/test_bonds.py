@@ -77,8 +77,12 @@ def test_each_layer_with_a_relu_is_timed_alone_and_each_group_apart_and_joined(t
     savings = measure_savings(model, layers, X, 1.0, hides_progress=True)
     assert savings == Savings({"0": 1.0}, [({"0", "3"}, 1.0)])
     assert timed == [
-        ([[], ["0 relu"]], {"0"}, {"0", "1"}),
-        ([["0 relu", "3 None"], ["0 integers", "3 None"]], {"0", "3"}, {"0", "3"}),
+        ([[], ["0 relu", "3 None", "5 None"]], {"0"}, {"0", "1"}),
+        (
+            [["0 relu", "3 None", "5 None"], ["0 integers", "3 None", "5 None"]],
+            {"0", "3"},
+            {"0", "3"},
+        ),
     ]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(layer.usable[1].layer.out_scale is None for layer in layers)
