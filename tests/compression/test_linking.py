@@ -71,6 +71,13 @@ PASSING = {
 }
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_only_the_layers_that_are_asked_to_hand_integers_on(asked: bool):
+    model = Net(nn.ReLU())
+    link(model, [model.first] if asked else [model.left])
+    assert (model.first.out_scale is not None) == asked
+
+
 @pytest.mark.parametrize("between", PASSING.values(), ids=PASSING)
 def test_integers_pass_where_what_stands_between_keeps_their_order(between: Callable):
     model = Net(copy.deepcopy(between))
