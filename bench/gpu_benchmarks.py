@@ -7,6 +7,7 @@ contest that did it, as it does after one that never came to its end.
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from bench.gpu_record import ROOT, Record, clocks, environment
 
+GRACE = 15.0  # seconds that the last contest may need to come to its end
+STALLED = 60.0  # seconds that no contest takes, nor the peaks before the first one
+POLL = 1.0
 BROKEN = 3  # exit status: what runs on this GPU needs a new process
 LATE = "it did not come to its end"
 FIRST_BATCH = 16
@@ -33,17 +37,33 @@ class Contest(Protocol):
 
 def run_benchmarks(record: Record, end: float) -> None:
     """All that have no result yet, as far as they get before `end`, a time of time.monotonic()."""
-    command = [sys.executable, "-m", "bench.gpu_benchmarks", str(record.path.resolve())]
     record.write()
     while (left := end - time.monotonic()) > 0:
-        try:
-            code = subprocess.run([*command, str(left)], cwd=ROOT, timeout=left + 20, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = None
+        command = [sys.executable, "-m", "bench.gpu_benchmarks", str(record.path.resolve()), str(left)]
+        code = watched(command, record.path, end + GRACE)
         record.reload()
+        if code is None and time.monotonic() >= end + GRACE:
+            record.found.pop("running", None)  # not its fault: the next call begins with it
+            record.write()
+            return
         blamed = blame(record, LATE if code is None else f"the process ended with {code}")
         if code == 0 or not (blamed or code == BROKEN):
             return  # done, or no contest's doing: what was said is on the screen
+
+
+def watched(command: Sequence[str], path: Path, end: float) -> int | None:
+    """The exit status of a process that writes `path` before and after each contest; None for one that was
+    ended, since it wrote nothing for STALLED seconds, or at `end`."""
+    process, begun = subprocess.Popen(command, cwd=ROOT), time.time()
+    while True:
+        try:
+            return process.wait(POLL)
+        except subprocess.TimeoutExpired:
+            written = max(begun, path.stat().st_mtime)
+            if time.monotonic() >= end or time.time() - written > STALLED:
+                process.kill()
+                process.wait()
+                return None
 
 
 def blame(record: Record, error: str) -> bool:
@@ -55,14 +75,17 @@ def blame(record: Record, error: str) -> bool:
     return key is not None
 
 
-def in_order() -> list[Contest]:
-    """The most telling first: where the time does not suffice, the end of the list is what is missing."""
+def in_order(*, wgmma: bool) -> list[Contest]:
+    """The most telling first: where the time does not suffice, the end of the list is what is missing.
+
+    `wgmma`: with our kernels by that core as well.
+    """
     from bench.gpu_contests import FIRST_ARITHMETICS, all_contests
     from bench.gpu_int8 import int8_contests
 
     first = (*FIRST_ARITHMETICS, "int8")
     return sorted(
-        [*all_contests(), *int8_contests()],
+        [*all_contests(wgmma=wgmma), *int8_contests(wgmma=wgmma)],
         # a product has no batch
         key=lambda c: (c.arithmetic not in first, getattr(c, "batch", FIRST_BATCH) != FIRST_BATCH),
     )
@@ -78,7 +101,7 @@ def main(path: Path, seconds: float) -> int:
     if "peaks" not in record.found:
         record.found["peaks"] = measured_peaks(flush)
         record.found["clocks under load"] = clocks()
-    for contest in in_order():
+    for contest in in_order(wgmma=has_wgmma(record)):
         if contest.key in record.found["benchmarks"]:
             continue
         if time.monotonic() > end:
@@ -99,6 +122,12 @@ def main(path: Path, seconds: float) -> int:
     record.found["complete"] = True
     record.write()
     return 0
+
+
+def has_wgmma(record: Record) -> bool:
+    """Whether the GPU at hand has these instructions, and the tests of the cores did not fail on it."""
+    failed = record.found["steps"].get("test_cores", {}).get("status") == "failed"
+    return torch.cuda.get_device_capability() == (9, 0) and not failed
 
 
 def is_broken() -> bool:

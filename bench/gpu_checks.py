@@ -24,7 +24,9 @@ import torch
 from bench.gpu_record import ROOT, Record
 
 BUILD = "build"
-SANITIZERS = ("memcheck", "racecheck")
+MEMCHECK_WGMMA = "memcheck of wgmma"
+SANITIZERS = ("memcheck", "racecheck", MEMCHECK_WGMMA)
+MOST_SECONDS = 150.0  # of a step: what takes longer leaves the benchmarks no time
 SANITIZED_TEST = "tests/cuda/test_on_gpu.py::test_every_kernel_runs_on_small_cases"
 FOUND = 86  # exit status of a sanitizer that found something
 # Virtual machines often forbid what these tools need. The first is followed by errors that are none of ours.
@@ -57,20 +59,28 @@ def build_step() -> Step:
 def check_steps() -> list[Step]:
     """The sanitizers, which take longest, then the tests."""
     pytest = (sys.executable, "-m", "pytest", "-q", "--tb=short")
-    steps = [sanitizer_step(tool, (*pytest, SANITIZED_TEST)) for tool in SANITIZERS]
+    steps = [sanitizer_step(name, (*pytest, SANITIZED_TEST)) for name in SANITIZERS]
     for path in sorted((ROOT / "tests" / "cuda").glob("test_*.py")):
         if path.name not in EMULATED_ALONE:
             steps.append(Step(path.stem, (*pytest, "-k", "not emulated", str(path.relative_to(ROOT)))))
     return steps
 
 
-def sanitizer_step(tool: str, tests: tuple[str, ...]) -> Step:
+def sanitizer_step(name: str, tests: tuple[str, ...]) -> Step:
+    tool = name.split()[0]
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
-        return Step(tool, (), reason="there is no compute-sanitizer here")
-    options = ("--tool", tool, "--error-exitcode", str(FOUND), "--target-processes", "all")
+        return Step(name, (), reason="there is no compute-sanitizer here")
     # A cache of memory would hide what lies beyond the end of a tensor.
-    return Step(tool, (sanitizer, *options, *tests), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    if name == MEMCHECK_WGMMA:
+        if torch.cuda.get_device_capability() != (9, 0):
+            return Step(name, (), reason="this GPU has no wgmma")
+        environment["CNNKERN_CUDA_CORE"] = "wgmma"
+    options = ["--tool", tool, "--error-exitcode", str(FOUND), "--target-processes", "all"]
+    if tool == "memcheck":
+        options += ["--report-api-errors", "no"]  # such as those that torch asks for and handles
+    return Step(name, (sanitizer, *options, *tests), environment)
 
 
 def build(record: Record, end: float) -> bool:
@@ -101,7 +111,8 @@ def run_checks(record: Record, end: float) -> None:
 
     def run(step: Step) -> None:
         print(f"{step.name} ...", flush=True)
-        result = run_step(step, record.log(step.name), end, OMP_NUM_THREADS=threads)
+        until = min(end, time.monotonic() + MOST_SECONDS)
+        result = run_step(step, record.log(step.name), until, OMP_NUM_THREADS=threads)
         record.step(step.name, result)
         tell(step.name, result)
 

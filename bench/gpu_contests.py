@@ -1,7 +1,7 @@
 """What `make gpu` times: our layers on CUDA against cuDNN, over the layer table, and those that save work
 against our own dense layer as well."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.graph_timing import ARITHMETICS, WGMMA, CapturedCall, core_of, has_wgmma, interleave
+from bench.gpu_record import WGMMA
+from bench.graph_timing import ARITHMETICS, CapturedCall, core_of, interleave
 from bench.layers import (
     FLOAT32_BYTES,
     LAYERS,
@@ -31,12 +32,13 @@ DENSITY, RATE, SPARSE_BATCH = 0.25, 0.5, 16  # of pruned and perforated layers
 
 @dataclass(frozen=True)
 class Contest:
-    """A layer of the table: dense, or of CP rank `rank`, in one arithmetic."""
+    """A layer of the table: dense, or of CP rank `rank`, in one arithmetic; `wgmma`: by that core as well."""
 
     layer: Layer
     rank: int | None
     batch: int
     arithmetic: str
+    wgmma: bool = False
 
     @property
     def key(self) -> str:
@@ -53,13 +55,13 @@ class Contest:
 
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
-        return {"work": asdict(self.work), "seconds": measure(self.calls(), flush)}
+        return {"work": asdict(self.work), **measured(*self.calls(), flush)}
 
-    def calls(self) -> list[CapturedCall]:
-        """Every contender on either layout, once ours is known to be right."""
+    def calls(self) -> tuple[list[CapturedCall], dict[str, str]]:
+        """Every contender on either layout, once ours is known to be right; what failed of those by wgmma."""
         ours, stock, dense = self._layers(ARITHMETICS[self.arithmetic][0])
         modules = {"cnnkern": ours, "cudnn": stock} | ({"cudnn dense": dense} if dense else {})
-        if self.rank is None and self.arithmetic != "float32" and has_wgmma():
+        if self.rank is None and self.arithmetic != "float32" and self.wgmma:
             modules[WGMMA] = ours
         return captured(self.layer, self.batch, self.arithmetic, modules, self._check)
 
@@ -112,10 +114,10 @@ class SparseContest:
 
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
-        return {"work": asdict(self.work), "seconds": measure(self.calls(), flush)}
+        return {"work": asdict(self.work), **measured(*self.calls(), flush)}
 
-    def calls(self) -> list[CapturedCall]:
-        """Every contender on either layout, once ours is known to be right."""
+    def calls(self) -> tuple[list[CapturedCall], dict[str, str]]:
+        """Every contender on either layout, once ours is known to be right; what failed of those by wgmma."""
         layer = self.layer
         shape = (layer.C, layer.K, layer.kernel, layer.stride, layer.padding)
         dense = nn.Conv2d(*shape, device="cuda", dtype=ARITHMETICS[self.arithmetic][0]).eval()
@@ -160,43 +162,67 @@ def captured(
     arithmetic: str,
     modules: dict[str, nn.Module],
     check: Callable[[nn.Module, Tensor, float], None],
-) -> list[CapturedCall]:
+) -> tuple[list[CapturedCall], dict[str, str]]:
     """Calls "name/layout" of each of `modules` on either layout; stock ones have their weights in that layout
-    too. The first one, and WGMMA, go through `check(module, input, spacing of operands)` before."""
+    too. The first one, and WGMMA, go through `check(module, input, spacing of operands)` before; where WGMMA
+    fails, its error by its name instead of its call."""
     dtype, tf32, eps = ARITHMETICS[arithmetic]
     torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
-    torch.backends.cudnn.benchmark = True
     x = torch.randn(batch, layer.C, layer.H, layer.W, device="cuda", dtype=dtype)
-    calls = []
-    with torch.no_grad():
-        for name, memory_format in LAYOUTS.items():
-            image = x.contiguous(memory_format=memory_format)
-            for number, (who, module) in enumerate(modules.items()):
-                ours = who.startswith("cnnkern")
-                laid_out = module if ours else deepcopy(module).to(memory_format=memory_format)
-                with core_of(who):
-                    if number == 0 or who == WGMMA:
-                        check(module, image, eps)
-                    calls.append(CapturedCall.of(f"{who}/{name}", partial(laid_out, image)))
-    return calls
+
+    def call(who: str, layout: str, checked: bool) -> CapturedCall:
+        image = x.contiguous(memory_format=LAYOUTS[layout])
+        ours, module = who.startswith("cnnkern"), modules[who]
+        laid_out = module if ours else deepcopy(module).to(memory_format=LAYOUTS[layout])
+        with core_of(who), torch.no_grad():
+            if checked:
+                torch.backends.cudnn.benchmark = False  # the reference is cuDNN's in float64: any will do
+                check(module, image, eps)
+            torch.backends.cudnn.benchmark = True
+            return CapturedCall.of(f"{who}/{layout}", partial(laid_out, image))
+
+    first, *others = (who for who in modules if who != WGMMA)
+    calls = [call(who, layout, who == first) for layout in LAYOUTS for who in (first, *others)]
+    return calls, add_wgmma(
+        calls, lambda layout: call(WGMMA, layout, True), LAYOUTS if WGMMA in modules else ()
+    )
 
 
-def measure(calls: list[CapturedCall], flush: Tensor) -> dict[str, float]:
-    """Median seconds by name."""
-    return {name: timing.median for name, timing in interleave(calls, ROUNDS, flush).items()}
+def add_wgmma(
+    calls: list[CapturedCall], make: Callable[[str], CapturedCall], layouts: Iterable[str]
+) -> dict[str, str]:
+    """Add those by wgmma to the calls. Its errors by name: what is younger than the rest does not end it."""
+    errors = {}
+    for layout in layouts:
+        try:
+            calls.append(make(layout))
+        except (AssertionError, RuntimeError) as error:
+            errors[f"{WGMMA}/{layout}"] = told(error)
+    return errors
 
 
-def all_contests() -> Iterator[Contest | SparseContest]:
-    """Every layer in every arithmetic."""
+def measured(calls: list[CapturedCall], errors: dict[str, str], flush: Tensor) -> dict[str, dict]:
+    """Median seconds by name, and `errors`, if there are any."""
+    seconds = {name: timing.median for name, timing in interleave(calls, ROUNDS, flush).items()}
+    return {"seconds": seconds} | ({"errors": errors} if errors else {})
+
+
+def told(error: Exception) -> str:
+    """An error for the record."""
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def all_contests(*, wgmma: bool) -> Iterator[Contest | SparseContest]:
+    """Every layer in every arithmetic; `wgmma`: by that core as well."""
     for arithmetic in ARITHMETICS:
         for batch in BATCHES if arithmetic in FIRST_ARITHMETICS else BATCHES[1:2]:
-            yield from _contests(arithmetic, batch)
+            yield from _contests(arithmetic, batch, wgmma)
 
 
-def _contests(arithmetic: str, batch: int) -> Iterator[Contest | SparseContest]:
+def _contests(arithmetic: str, batch: int, wgmma: bool) -> Iterator[Contest | SparseContest]:
     for layer in LAYERS:
         for rank in (*layer.ranks, None):
-            yield Contest(layer, rank, batch, arithmetic)
+            yield Contest(layer, rank, batch, arithmetic, wgmma)
         if arithmetic in FIRST_ARITHMETICS and batch == SPARSE_BATCH:
             yield SparseContest(layer, DENSITY, None, batch, arithmetic)
             yield SparseContest(layer, None, RATE, batch, arithmetic)

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_contests import BATCHES, LAYOUTS, measure
-from bench.graph_timing import WGMMA, CapturedCall, core_of, has_wgmma
+from bench.gpu_contests import BATCHES, LAYOUTS, add_wgmma, measured, told
+from bench.gpu_record import WGMMA
+from bench.graph_timing import CapturedCall, core_of
 from bench.int8 import OUT_SCALE, OUT_ZERO_POINT, X_SCALE
 from bench.layers import LAYERS, Layer, Workload, int8_gemm_work, int8_work
 from cnnkern import Int8Conv2d, ops, reference
@@ -27,10 +28,11 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Int8Contest:
-    """A layer of the table, u8 in and out."""
+    """A layer of the table, u8 in and out; `wgmma`: by that core as well."""
 
     layer: Layer
     batch: int
+    wgmma: bool = False
     arithmetic: str = "int8"
 
     @property
@@ -52,17 +54,18 @@ class Int8Contest:
         ).cuda()
         stock = conv.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
         x = torch.randint(256, (self.batch, layer.C, layer.H, layer.W), dtype=torch.uint8, device="cuda")
+
+        def call(layout: str, who: str = "cnnkern") -> CapturedCall:
+            image = x.contiguous(memory_format=LAYOUTS[layout])
+            with core_of(who):
+                self._check(ours, image[:1])
+                return CapturedCall.of(f"{who}/{layout}", partial(ours, image))
+
         with torch.no_grad():
-            calls = []
-            for name, memory_format in LAYOUTS.items():
-                image = x.contiguous(memory_format=memory_format)
-                for who in contenders():
-                    with core_of(who):
-                        self._check(ours, image[:1])
-                        calls.append(CapturedCall.of(f"{who}/{name}", partial(ours, image)))
             real = x.to(torch.bfloat16, memory_format=torch.channels_last)
-            calls.append(CapturedCall.of("cudnn/channels_last", partial(stock, real)))
-            return {"work": asdict(self.work), "seconds": measure(calls, flush)}
+            calls = [CapturedCall.of("cudnn/channels_last", partial(stock, real)), *map(call, LAYOUTS)]
+            errors = add_wgmma(calls, partial(call, who=WGMMA), LAYOUTS if self.wgmma else ())
+            return {"work": asdict(self.work), **measured(calls, errors, flush)}
 
     def _check(self, ours: Int8Conv2d, image: Tensor) -> None:
         expected = reference.int8_conv2d(
@@ -87,6 +90,7 @@ class Int8ProductContest:
     m: int
     n: int
     k: int
+    wgmma: bool = False
     arithmetic: str = "int8"
 
     @property
@@ -104,26 +108,27 @@ class Int8ProductContest:
             for size in ((self.m, self.k), (self.k, self.n))
         )
         packed, columns = ops.int8_gemm_pack(b), b.t().contiguous().t()
-        calls = [
-            CapturedCall.of("torch/rows", partial(torch._int_mm, a, b)),
-            CapturedCall.of("torch/columns", partial(torch._int_mm, a, columns)),
-        ]
-        for who in contenders():
+        expected = torch._int_mm(a, columns)
+
+        def call(layout: str, who: str = "cnnkern") -> CapturedCall:
             with core_of(who):
-                assert torch.equal(ops.int8_gemm(a, packed), torch._int_mm(a, b)), "not the sums of torch"
-                calls.append(CapturedCall.of(f"{who}/packed", partial(ops.int8_gemm, a, packed)))
-        return {"work": asdict(self.work), "seconds": measure(calls, flush)}
+                assert torch.equal(ops.int8_gemm(a, packed), expected), "not the sums of torch"
+                return CapturedCall.of(f"{who}/{layout}", partial(ops.int8_gemm, a, packed))
+
+        calls, errors = [CapturedCall.of("torch/columns", partial(torch._int_mm, a, columns))], {}
+        try:
+            calls.append(CapturedCall.of("torch/rows", partial(torch._int_mm, a, b)))
+        except RuntimeError as error:  # cuBLAS does not have this layout everywhere
+            errors["torch/rows"] = told(error)
+        calls.append(call("packed"))
+        errors |= add_wgmma(calls, partial(call, who=WGMMA), ("packed",) if self.wgmma else ())
+        return {"work": asdict(self.work), **measured(calls, errors, flush)}
 
 
-def contenders() -> list[str]:
-    """Ours, by each core that this GPU has."""
-    return ["cnnkern", *[WGMMA] * has_wgmma()]
-
-
-def int8_contests() -> Iterator[Int8Contest | Int8ProductContest]:
-    """Every layer at every batch, and the products."""
+def int8_contests(*, wgmma: bool) -> Iterator[Int8Contest | Int8ProductContest]:
+    """Every layer at every batch, and the products; `wgmma`: by that core as well."""
     for batch in BATCHES:
         for layer in LAYERS:
-            yield Int8Contest(layer, batch)
+            yield Int8Contest(layer, batch, wgmma)
     for size in SIZES:
-        yield Int8ProductContest(*size)
+        yield Int8ProductContest(*size, wgmma)

@@ -17,6 +17,7 @@ RESULTS = ROOT / "bench" / "results"
 # Another package, GPU or torch is another result.
 IDENTITY = ("sources", "gpu", "torch", "cuda")
 PACKAGE = ("csrc/**/*", "cnnkern/**/*.py", "build_support/*.py", "setup.py")
+WGMMA = "cnnkern wgmma"  # the contender that is ours by the instructions of a warpgroup
 QUERY = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
 
 

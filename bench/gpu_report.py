@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from bench.graph_timing import WGMMA
+from bench.gpu_record import WGMMA
 
 HIGH_RATIO = 4  # of a dense layer's FLOPs to a CP one's: from here on the latter is to be faster
 MANY_FLOPS = 1e9  # from here on a layer is to come near the roofline
@@ -57,7 +57,7 @@ def line_of(key: str, row: dict[str, Any], peaks: dict[str, float]) -> Line:
     if work["rank"] is None:
         dense = best(seconds, "cnnkern dense")
     roofline = None
-    if arithmetic in peaks and ours:
+    if ours and peaks.keys() >= {arithmetic, "bandwidth"}:
         least = max(work["flops"] / peaks[arithmetic], work["bytes"] / peaks["bandwidth"])
         roofline = least / ours
     return Line(
@@ -94,6 +94,7 @@ def show(found: dict[str, Any]) -> None:
             errors[key] = row["error"]
         else:
             lines.append(line_of(key, row, peaks))
+            errors |= {f"{key}, {who}": error for who, error in row.get("errors", {}).items()}
     print(" " * 52 + "".join(f"{head:>{width}}" for head, width in HEADS.items()))
     for line in lines:
         print(line)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from bench.gpu_record import WGMMA
 from bench.timing import Timing
 from cnnkern import _C
 
@@ -21,15 +22,6 @@ ARITHMETICS = {
     "float32": (torch.float32, False, 0.0),
     "float16": (torch.float16, False, torch.finfo(torch.float16).eps),
 }
-
-
-# Ours by the instructions of a warpgroup.
-WGMMA = "cnnkern wgmma"
-
-
-def has_wgmma() -> bool:
-    """Whether the GPU at hand has these instructions."""
-    return torch.cuda.get_device_capability() == (9, 0)
 
 
 @contextmanager
@@ -95,16 +87,20 @@ def interleave(calls: Sequence[CapturedCall], rounds: int, flush: Tensor) -> dic
 
 
 def measured_peaks(flush: Tensor, size: int = 8192) -> dict[str, float]:
-    """FLOP/s of torch's own product of `size` x `size` matrices in each arithmetic, and bytes per second."""
+    """FLOP/s of torch's own product of `size` x `size` matrices in each arithmetic, and bytes per second;
+    without those that fail."""
     peaks = {}
     for name, (dtype, tf32, _) in ARITHMETICS.items():
         torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
         operands = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
-        peaks[name] = 2 * size**3 / _seconds(partial(torch.mm, *operands), flush)
-    integers = (torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda") for _ in range(2))
-    a, b = integers
-    peaks["int8"] = 2 * size**3 / _seconds(partial(torch._int_mm, a, b.t()), flush)
-    return peaks | {"bandwidth": bandwidth(flush)}
+        with suppress(RuntimeError):
+            peaks[name] = 2 * size**3 / _seconds(partial(torch.mm, *operands), flush)
+    a, b = (torch.randint(-128, 128, (size, size), dtype=torch.int8, device="cuda") for _ in range(2))
+    with suppress(RuntimeError):
+        peaks["int8"] = 2 * size**3 / _seconds(partial(torch._int_mm, a, b.t()), flush)
+    with suppress(RuntimeError):
+        peaks["bandwidth"] = bandwidth(flush)
+    return peaks
 
 
 def _seconds(call: Callable[[], Tensor], flush: Tensor) -> float:

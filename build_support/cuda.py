@@ -77,8 +77,9 @@ def find_toolkit(environment: Mapping[str, str] = os.environ) -> tuple[Toolkit |
 
 def _find_home(environment: Mapping[str, str]) -> Path | None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
-        if home := environment.get(name):
-            return Path(home) if (Path(home) / "bin" / "nvcc").is_file() else None
+        home = environment.get(name)
+        if home and (Path(home) / "bin" / "nvcc").is_file():
+            return Path(home)
     nvcc = shutil.which("nvcc", path=environment.get("PATH"))
     if nvcc is None:
         return None

@@ -2,9 +2,11 @@
 reached."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,16 +14,22 @@ import pytest
 from bench import gpu_benchmarks, gpu_checks
 from bench.gpu_benchmarks import BROKEN, LATE, run_benchmarks
 from bench.gpu_checks import FOUND, Step, run_step, status_of
+from bench.gpu_contests import add_wgmma
 from bench.gpu_record import Record, digest_of
 from bench.gpu_report import show
 
 HERE = {"sources": "a", "gpu": "b", "torch": "c", "cuda": "d", "date": "today"}
 # What a machine with nothing but torch, numpy, pytest and pytest-benchmark does not have.
-WITHOUT = """
+DEPENDENCIES = ("rich", "tqdm", "scipy", "tensorly", "safetensors", "hypothesis", "onnx")
+
+
+def without(packages: Sequence[str]) -> str:
+    """The beginning of a script that cannot import these."""
+    return f"""
 import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"rich", "tqdm", "scipy", "tensorly", "safetensors", "hypothesis", "onnx"}:
+        if name.split(".")[0] in {packages!r}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
 """
@@ -88,18 +96,16 @@ def test_benchmarks_go_on_after_one_that_takes_the_process_along(
     path = tmp_path / "gpu.json"
     script = iter([({"running": "first"}, -11), ({"benchmarks": {"second": {"error": "bad"}}}, BROKEN)])
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], path: Path, end: float) -> int | None:
         found = json.loads(path.read_text())
         change, code = next(script, ({"running": "third"}, None))
         if "third" in found["benchmarks"]:
             change, code = {"benchmarks": {"fourth": {"seconds": {}}}}, 0
         found["benchmarks"] |= change.get("benchmarks", {})
         path.write_text(json.dumps(found | {k: v for k, v in change.items() if k != "benchmarks"}))
-        if code is None:
-            raise subprocess.TimeoutExpired(command, 1)
-        return subprocess.CompletedProcess(command, code)
+        return code
 
-    monkeypatch.setattr(gpu_benchmarks.subprocess, "run", run)
+    monkeypatch.setattr(gpu_benchmarks, "watched", run)
     record = Record(path, HERE)
     run_benchmarks(record, time.monotonic() + 100)
     assert record.found["benchmarks"] == {
@@ -110,23 +116,69 @@ def test_benchmarks_go_on_after_one_that_takes_the_process_along(
     }
 
 
+def test_a_benchmark_that_the_time_did_not_suffice_for_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], path: Path, end: float) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"running": "first"}))
+        time.sleep(0.02)
+
+    monkeypatch.setattr(gpu_benchmarks, "watched", run)
+    monkeypatch.setattr(gpu_benchmarks, "GRACE", 0.0)
+    record = Record(tmp_path / "gpu.json", HERE)
+    run_benchmarks(record, time.monotonic() + 0.01)
+    assert record.found["benchmarks"] == {}
+    assert "running" not in record.found
+
+
 def test_a_process_that_fails_without_a_contest_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(
-        gpu_benchmarks.subprocess,
-        "run",
-        lambda command, **_: calls.append(command) or subprocess.CompletedProcess(command, 1),
-    )
+    monkeypatch.setattr(gpu_benchmarks, "watched", lambda *arguments: calls.append(arguments) or 1)
     run_benchmarks(Record(tmp_path / "gpu.json", HERE), time.monotonic() + 100)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_process_that_writes_nothing_any_more_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    monkeypatch.setattr(gpu_benchmarks, "STALLED", 0.3)
+    monkeypatch.setattr(gpu_benchmarks, "POLL", 0.1)
+    path = tmp_path / "gpu.json"
+    path.touch()
+    written = time.time() + (1e6 if writes else -1e6)
+    os.utime(path, (written, written))
+    command = (sys.executable, "-c", "import time; time.sleep(1.5)")
+    code = gpu_benchmarks.watched(command, path, time.monotonic() + 1000)
+    assert code == (0 if writes else None)
+
+
+def test_a_core_that_failed_its_tests_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_benchmarks.torch.cuda, "get_device_capability", lambda: (9, 0))
+    record = Record(tmp_path / "gpu.json", HERE)
+    assert gpu_benchmarks.has_wgmma(record)
+    record.step("test_cores", {"status": "failed"})
+    assert not gpu_benchmarks.has_wgmma(record)
+
+
+def test_what_fails_by_wgmma_leaves_the_other_times() -> None:
+    def fail(layout: str) -> None:
+        raise AssertionError(f"wrong in {layout}")
+
+    calls: list = []
+    assert add_wgmma(calls, fail, ["contiguous"]) == {
+        "cnnkern wgmma/contiguous": "AssertionError: wrong in contiguous"
+    }
+    assert calls == []
 
 
 def test_every_file_of_tests_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_checks.shutil, "which", lambda _: None)
     steps = {step.name: step for step in gpu_checks.check_steps()}
-    assert {"memcheck", "racecheck", "test_on_gpu", "test_conv2d"} < set(steps)
+    assert {"memcheck", "racecheck", "memcheck of wgmma", "test_on_gpu", "test_conv2d"} < set(steps)
+    assert "test_cores" in steps  # by which the benchmarks know whether wgmma works
     assert "test_schedules" not in steps
     assert steps["memcheck"].reason == "there is no compute-sanitizer here"
     file, _, test = gpu_checks.SANITIZED_TEST.partition("::")
@@ -155,10 +207,12 @@ def test_the_report_says_what_was_reached(capsys: pytest.CaptureFixture[str]) ->
             "broken, dense, batch 1, tf32": {"error": "out of bounds\nmore"},
         },
     }
+    found["benchmarks"]["8 x 8 x 8, product, int8"]["errors"] = {"torch/rows": "not supported"}
     show(found)
     said = capsys.readouterr().out
     assert "build: passed in 61 s" in said
     assert "broken, dense, batch 1, tf32" in said
+    assert "8 x 8 x 8, product, int8, torch/rows" in said
     assert (
         "not reached: fused CP over cuDNN's four convolutions: at least 1.5, got 1.41, geometric mean of 2"
         in said
@@ -173,8 +227,15 @@ def test_the_report_says_what_was_reached(capsys: pytest.CaptureFixture[str]) ->
 
 def test_nothing_needs_a_package_but_torch_and_pytest() -> None:
     """Not even the package's own dependencies."""
-    script = WITHOUT + "import bench.gpu, bench.gpu_benchmarks\nbench.gpu_benchmarks.in_order()\n"
+    script = without(DEPENDENCIES) + "import bench.gpu, bench.gpu_benchmarks\n"
+    script += "bench.gpu_benchmarks.in_order(wgmma=True)\n"
     for path in sorted((gpu_checks.ROOT / "tests" / "cuda").glob("*.py")):
         script += f"import tests.cuda.{path.stem}\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_need_not_be_built_yet() -> None:
+    script = without(("cnnkern",)) + "import bench.gpu"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
