@@ -171,7 +171,7 @@ def compress(
             *(original, whole, folded, now, example_input, layers, bonds, join),
             *(batches, evaluate, loss, seconds, seed),
         )
-        planner.factor = first(planner.measured_factor)
+        planner.take(*first(planner.measure))
         built, attempts = first(lambda: _planned(planner, target_speedup, max_loss_increase))
         notes = [
             *_shortfall(built, target_speedup),
@@ -235,7 +235,9 @@ def _shortfall(built: Built | None, target: float | None) -> list[str]:
 
 def _handed_on(planner: Planner, built: Built | None) -> list[str]:
     """A note on the layers that pass integers on."""
-    kept = [] if built is None else planner.choices.kept(built.plan)
+    kept = (
+        [] if built is None else [each for each in planner.choices.kept(built.plan) if each in planner.bonds]
+    )
     if not kept:
         return []
     groups = [" and ".join(planner.layers[index].place.name for index in bond.options) for bond in kept]

@@ -86,7 +86,7 @@ class Planner:
             seconds. bonds: what some of their options save together. link: makes int8 layers hand integers on
             (see linking.py), or nothing. example: what is timed.
         loss: of the original. seconds: of timing for each plan. factor: what is saved in a run of the network
-            over what the estimate says, and `fastest` the network that showed it; see `measured_factor`.
+            over what the estimate says, and `fastest` the network that showed it; see `measure`.
     """
 
     baseline: nn.Module
@@ -110,19 +110,45 @@ class Planner:
         self.choices = Knapsack([layer.options for layer in self.layers], self.bonds)
         self.own = sum(layer.in_network for layer in self.layers)
 
-    def measured_factor(self) -> float:
-        """`factor`, from what the fastest options save when all of them are there.
+    def measure(self) -> tuple[float, list[Bond]]:
+        """`factor`, from what the fastest options save when all of them are there, and what the int8 ones
+        save beyond the estimate when they all are, as a bond between them.
 
         They leave other data in the caches than the layers they replace, and a busy machine slows one kind of
-        layer more than another: times of single layers do not show that. Networks are timed beside the one
-        with these options from then on, `fastest`.
+        layer more than another: times of single layers do not show that. Nor do they show what it costs that
+        layers of several kinds take turns. Networks are timed beside the fastest of these from then on.
         """
-        plan = self.choices.least_seconds()
+        plan, joined = self.choices.least_seconds(), self._joined()
         if self.choices.total(plan).seconds >= self.own:
-            return 1.0
+            return 1.0, []
+        plans = [plan] if joined in (None, plan) else [plan, joined]
+        networks = [self._as_searched(each) for each in plans]
+        before, *after = timed_together([self.baseline, *networks], self.example, self.seconds)
+        self.fastest = networks[after.index(min(after))]
+        factor = self._factor(before, after[0])
+        if len(plans) == 1:
+            return factor, []
+        saved = (self.folded - self.whole / before * after[1]) / factor
+        more = saved - (self.own - self.choices.total(joined).seconds)
+        return factor, [Bond({i: o for i, o in enumerate(joined) if o}, more)] if more > 0 else []
+
+    def take(self, factor: float, bonds: Sequence[Bond]) -> None:
+        """Plan with what was measured."""
+        self.factor = factor
+        self.choices = Knapsack(self.choices.layers, [*self.choices.bonds, *bonds])
+
+    def _joined(self) -> list[int] | None:
+        """The plan with all options that join; None where there are not several."""
+        plan = [
+            next((1 + index for index, each in enumerate(layer.usable) if each.joins), 0)
+            for layer in self.layers
+        ]
+        return plan if sum(map(bool, plan)) > 1 else None
+
+    def _as_searched(self, plan: list[int]) -> nn.Module:
+        """The network of a plan, its layers as they were fitted to the original."""
         layers = {name: copy.deepcopy(candidate.layer) for name, candidate in self._chosen(plan).items()}
-        self.fastest = self.link(self.with_layers(layers))
-        return self._factor(*timed_together([self.baseline, self.fastest], self.example, self.seconds))
+        return self.link(self.with_layers(layers))
 
     def _factor(self, before: float, after: float) -> float:
         """From seconds of the original and of `fastest`."""

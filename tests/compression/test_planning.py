@@ -1,13 +1,14 @@
 """Plans for a speed, where the clock is not of the estimate's opinion."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from cnnkern.compression import planning
-from cnnkern.compression.planner import Knapsack, Option
+from cnnkern.compression.planner import Bond, Knapsack, Option
 from cnnkern.compression.planning import MOST_ATTEMPTS, Attempt, Built, Planner
 
 # ten layers of a second each: half of that for next to nothing, or a tenth and a great loss
@@ -114,7 +115,26 @@ def test_the_factor_is_what_all_layers_save_together_over_what_they_save_alone(m
     planner.layers = []
     monkeypatch.setattr(Planner, "_chosen", lambda *_: {})
     monkeypatch.setattr(planning, "timed_together", lambda *_: [2 * WHOLE, 2 * 5.5])
-    assert planner.measured_factor() == pytest.approx(0.5)
+    factor, bonds = planner.measure()
+    assert factor == pytest.approx(0.5)
+    assert bonds == []
+
+
+@pytest.mark.parametrize(("joined", "more"), [(3.0, 2.0), (5.0, 0.0), (6.0, 0.0)])
+def test_int8_layers_that_are_faster_together_than_by_the_estimate_are_bound(monkeypatch, joined, more):
+    # of 10 seconds, two sparse layers save 6 by the estimate and by the clock; two in int8 5 by the estimate
+    layers = [[Option(5.0, 0.0), Option(2.0, 1.0), Option(2.5, 0.1)] for _ in range(2)]
+    planner = Scripted(lambda estimate: estimate, layers)
+    kinds = [SimpleNamespace(joins=False), SimpleNamespace(joins=True)]
+    planner.layers = [SimpleNamespace(usable=kinds)] * 2
+    monkeypatch.setattr(Planner, "_as_searched", lambda _, plan: nn.Sequential(*[nn.Identity()] * plan[0]))
+    monkeypatch.setattr(planning, "timed_together", lambda *_: [10.0, 4.0, joined])
+    factor, bonds = planner.measure()
+    assert factor == pytest.approx(1.0)
+    assert bonds == ([Bond({0: 2, 1: 2}, more)] if more else [])
+    assert len(planner.fastest) == (2 if joined < 4 else 1)
+    planner.take(factor, bonds)
+    assert planner.choices.least_seconds() == ([2, 2] if joined < 4 else [1, 1])
 
 
 def test_a_prediction_follows_the_fastest_network_that_is_timed_beside_it(monkeypatch):
@@ -122,7 +142,7 @@ def test_a_prediction_follows_the_fastest_network_that_is_timed_beside_it(monkey
     planner.layers = []
     monkeypatch.setattr(Planner, "_chosen", lambda *_: {})
     monkeypatch.setattr(planning, "timed_together", lambda models, *_: [10.0, 5.0, 4.0][: len(models)])
-    planner.factor = planner.measured_factor()
+    planner.take(*planner.measure())
     # half of what the fastest plan saves by the estimate is half of what it saves here: of 10 seconds, 6
     plan = planner.choices.least_loss(WHOLE - 4.5)
     assert Planner._build(planner, plan)
