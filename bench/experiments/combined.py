@@ -44,6 +44,7 @@ NETWORKS = ("fashion", "squeezenet")
 HELD_OUT = 5000  # training images of Fashion-MNIST that plans are judged by, and that nothing is trained on
 CALIBRATION = 256
 CROP_BATCH = 16
+LEAST_SPAN = 4.0  # percent that the picture shows at least
 CHUNK = 500  # images at once, where their number is of no matter
 
 
@@ -291,14 +292,20 @@ def _draw(figure: Figure, document: dict) -> None:
             ours = point["target"] is not None
             x, y = stock / point["time"]["milliseconds"], 100 * point["quality"]
             axes.plot(x, y, "o" if ours else "s", color=PALETTE[0] if ours else GREY)
-            axes.annotate(point["name"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            axes.annotate(
+                point["name"], (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7, rotation=40
+            )
         axes.set(
             title=f"{facts['name']}, batch {facts['batch']}",
             xlabel="times faster than torch",
             ylabel=f"% {facts['measure']}",
         )
+        axes.margins(x=0.2)
         axes.set_xlim(left=0)
-        axes.margins(x=0.25, y=0.2)
+        low, high = axes.get_ylim()
+        axes.set_ylim(
+            min(low, high - LEAST_SPAN) - 0.5, high + 0.3 * max(high - low, LEAST_SPAN)
+        )  # for names
     figure.suptitle(
         f"Whole networks, {pool(document['settings']['threads'])}  ·  {document['environment']['cpu']}",
         fontsize=10,
