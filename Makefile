@@ -18,7 +18,7 @@ PIP_BUILD := $(BIN)/pip install --quiet --no-build-isolation --no-deps
 
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 EMULATOR := $(wildcard tests/emulator/*.cpp tests/emulator/*.h tests/emulator/cuda/*.cuh)
-BUILD_INPUTS := setup.py pyproject.toml build_support/cuda.py build_support/objects.py $(CPP)
+BUILD_INPUTS := setup.py pyproject.toml build_support/cuda_toolkit.py build_support/objects.py $(CPP)
 PACKAGE := $(shell find cnnkern -name '*.py')
 
 .NOTPARALLEL:

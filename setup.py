@@ -8,7 +8,7 @@ CNNKERN_SANITIZE=address,undefined  compiles with these sanitizers;
 CNNKERN_SIMDE=DIR                   compiles the AVX-512 sources through the SIMDe headers in DIR, so that
                                     they run on a CPU without AVX-512.
 They have no CUDA kernels, which the tests look at in other ways. Else these are built where nvcc is found:
-build_support/cuda.py.
+build_support/cuda_toolkit.py.
 """
 
 import os
@@ -22,9 +22,9 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-sys.path.append(str(ROOT / "build_support"))
+sys.path.insert(0, str(ROOT / "build_support"))
 
-from cuda import find_toolkit  # noqa: E402
+from cuda_toolkit import find_toolkit  # noqa: E402
 from objects import Object, compile_changed  # noqa: E402
 
 SANITIZE = os.environ.get("CNNKERN_SANITIZE", "")

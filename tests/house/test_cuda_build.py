@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from build_support.cuda import find_toolkit
+from build_support.cuda_toolkit import find_toolkit
 from build_support.objects import Object, compile_changed
 
 NVCC = """#!/bin/sh
