@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bench import graph_timing
+from bench.gpu_benchmarks import in_order
 from bench.gpu_contests import Contest, SparseContest
 from bench.gpu_int8 import Int8Contest, Int8ProductContest
 from bench.gpu_record import WGMMA
@@ -95,3 +96,8 @@ def test_a_wrong_result_ends_the_contest_but_for_one_of_wgmma(monkeypatch: pytes
         wrong.add("mma")
         with pytest.raises(AssertionError):
             Contest(LAYER, None, 2, "tf32").run(torch.empty(0))
+
+
+def test_every_contest_has_a_key_of_its_own() -> None:
+    keys = [contest.key for contest in in_order(wgmma=True)]
+    assert len(set(keys)) == len(keys) > 90
