@@ -2,7 +2,8 @@
 
 In eval mode, where no gradient is asked for, a layer runs the packed form of its operation: the weights are
 rearranged once for the kernel and kept, and a call costs little more than the kernel. In training, where a
-gradient is asked for, and under `torch.compile` and `torch.export` it runs the plain form.
+gradient is asked for, where autocast is to change the weights on CUDA, and under `torch.compile` and
+`torch.export` it runs the plain form.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnkern.modules import Sources, are_current, sources_of
-from cnnkern.ops.arguments import IntPair, Pair, has_kernel, memory_format, pair
+from cnnkern.ops.arguments import IntPair, Pair, autocast_dtype, has_kernel, memory_format, pair
 from cnnkern.ops.dispatch import run_without_gradient
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -30,6 +31,14 @@ class _Packed(NamedTuple):
 
     def is_current(self) -> bool:
         return are_current(self.sources)
+
+    def is_cast(self) -> bool:
+        """Whether autocast is about to cast the weights, whose order is that of their dtype alone."""
+        return (
+            self.weights.is_cuda
+            and torch.is_autocast_enabled("cuda")
+            and self.weights.dtype is not autocast_dtype("cuda")
+        )
 
 
 class Convolution2d(nn.Module):
@@ -83,6 +92,7 @@ class Convolution2d(nn.Module):
             and (packed := self._packed) is not None
             and not torch.is_grad_enabled()
             and packed.is_current()
+            and not packed.is_cast()
         ):
             try:
                 return self._forward_packed(x, packed, *more)
@@ -101,7 +111,7 @@ class Convolution2d(nn.Module):
             return self._forward_plain(x, *more)
         if self._packed is None or not self._packed.is_current():
             self.repack()
-        if self._packed is None:
+        if self._packed is None or self._packed.is_cast():
             return self._forward_plain(x, *more)
         try:
             return self._forward_packed(x, self._packed, *more)

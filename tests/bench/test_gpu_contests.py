@@ -101,3 +101,10 @@ def test_a_wrong_result_ends_the_contest_but_for_one_of_wgmma(monkeypatch: pytes
 def test_every_contest_has_a_key_of_its_own() -> None:
     keys = [contest.key for contest in in_order(wgmma=True)]
     assert len(set(keys)) == len(keys) > 90
+
+
+def test_the_benchmarks_are_collected_without_a_gpu() -> None:
+    from bench import test_gpu
+
+    assert len(test_gpu.CONTESTS) > 30
+    assert {contest.arithmetic for contest in test_gpu.CONTESTS.values()} == {"bfloat16"}

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 
-from cnnkern import _C, ops
+from cnnkern import _C, ColumnSparseConv2d, CPConv2d, Im2colConv2d, PerforatedConv2d, ops
+from cnnkern.nn import convolution
 from cnnkern.ops import arguments
 from cnnkern.ops.column_sparse_conv2d import packed_length as column_sparse_conv2d_length
 from cnnkern.ops.conv2d import packed_length as conv2d_length
@@ -148,6 +149,41 @@ def test_fake_kernels_of_integers_know_cuda() -> None:
         packed = ops.int8_gemm_pack(b)
         a = torch.empty(9, 8, dtype=torch.uint8, device="cuda")  # a view of x would ask for a device
         assert ops.int8_gemm(a, packed).shape == (9, 10)
+
+
+def kind_of(value: object) -> type:
+    return torch.Tensor if isinstance(value, FakeTensor) else type(value)
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 12, 16])
+def test_layers_in_eval_mode_compute_in_the_dtype_of_autocast(
+    monkeypatch: pytest.MonkeyPatch, channels: int, dtype: torch.dtype
+) -> None:
+    # a layer keeps no packed weights that are fake tensors: make it
+    monkeypatch.setattr(convolution, "type", kind_of, raising=False)
+    before = torch.is_autocast_enabled("cuda")
+    layers = [
+        Im2colConv2d(channels, 10, 3),
+        CPConv2d(channels, 10, 3, rank=20),
+        ColumnSparseConv2d(channels, 10, 3, columns=torch.arange(5)),
+        PerforatedConv2d(channels, 10, 3, mask=torch.ones(7, 6, dtype=torch.bool)),
+    ]
+    with FakeTensorMode(), torch.no_grad():
+        x = fake((2, channels, 9, 8), dtype)
+        layers = [
+            layer.eval()._apply(lambda t: fake(t.shape, dtype if t.is_floating_point() else t.dtype))
+            for layer in layers
+        ]
+        torch.set_autocast_enabled("cuda", True)  # torch.autocast itself does nothing without a GPU
+        try:
+            for layer in layers:
+                for _ in range(2):
+                    y = layer.eval()(x)
+                    assert (y.dtype, y.shape) == (torch.get_autocast_dtype("cuda"), (2, 10, 7, 6))
+        finally:
+            torch.set_autocast_enabled("cuda", before)
 
 
 def test_make_gpu_says_that_there_is_no_gpu() -> None:
