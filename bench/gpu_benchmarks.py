@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bench.gpu_record import ROOT, Record, clocks, environment
+from bench.gpu_record import ROOT, Record, clocks, environment, has_wgmma, told
 
 GRACE = 15.0  # seconds that the last contest may need to come to its end
 STALLED = 60.0  # seconds that no contest takes, nor the peaks before the first one
@@ -101,7 +101,7 @@ def main(path: Path, seconds: float) -> int:
     if "peaks" not in record.found:
         record.found["peaks"] = measured_peaks(flush)
         record.found["clocks under load"] = clocks()
-    for contest in in_order(wgmma=has_wgmma(record)):
+    for contest in in_order(wgmma=wgmma_works(record)):
         if contest.key in record.found["benchmarks"]:
             continue
         if time.monotonic() > end:
@@ -113,7 +113,7 @@ def main(path: Path, seconds: float) -> int:
             result = contest.run(flush)
             torch.cuda.synchronize()
         except Exception as error:  # whatever it is, the others go on
-            result = {"error": f"{type(error).__name__}: {error}"[:500]}
+            result = {"error": told(error)}
         record.found["benchmarks"][contest.key] = result
         del record.found["running"]
         record.write()
@@ -124,10 +124,9 @@ def main(path: Path, seconds: float) -> int:
     return 0
 
 
-def has_wgmma(record: Record) -> bool:
+def wgmma_works(record: Record) -> bool:
     """Whether the GPU at hand has these instructions, and the tests of the cores did not fail on it."""
-    failed = record.found["steps"].get("test_cores", {}).get("status") == "failed"
-    return torch.cuda.get_device_capability() == (9, 0) and not failed
+    return has_wgmma() and record.found["steps"].get("test_cores", {}).get("status") != "failed"
 
 
 def is_broken() -> bool:

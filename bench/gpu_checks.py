@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu_record import ROOT, Record
+from bench.gpu_record import ROOT, Record, has_wgmma
 
 BUILD = "build"
 MEMCHECK_WGMMA = "memcheck of wgmma"
@@ -74,7 +74,7 @@ def sanitizer_step(name: str, tests: tuple[str, ...]) -> Step:
     # A cache of memory would hide what lies beyond the end of a tensor.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     if name == MEMCHECK_WGMMA:
-        if torch.cuda.get_device_capability() != (9, 0):
+        if not has_wgmma():
             return Step(name, (), reason="this GPU has no wgmma")
         environment["CNNKERN_CUDA_CORE"] = "wgmma"
     options = ["--tool", tool, "--error-exitcode", str(FOUND), "--target-processes", "all"]

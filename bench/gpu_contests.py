@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_record import WGMMA
+from bench.gpu_record import WGMMA, told
 from bench.graph_timing import ARITHMETICS, CapturedCall, core_of, interleave
 from bench.layers import (
     FLOAT32_BYTES,
@@ -205,11 +205,6 @@ def measured(calls: list[CapturedCall], errors: dict[str, str], flush: Tensor) -
     """Median seconds by name, and `errors`, if there are any."""
     seconds = {name: timing.median for name, timing in interleave(calls, ROUNDS, flush).items()}
     return {"seconds": seconds} | ({"errors": errors} if errors else {})
-
-
-def told(error: Exception) -> str:
-    """An error for the record."""
-    return f"{type(error).__name__}: {error}"[:500]
 
 
 def all_contests(*, wgmma: bool) -> Iterator[Contest | SparseContest]:

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_contests import BATCHES, LAYOUTS, add_wgmma, measured, told
-from bench.gpu_record import WGMMA
+from bench.gpu_contests import BATCHES, LAYOUTS, add_wgmma, measured
+from bench.gpu_record import WGMMA, told
 from bench.graph_timing import CapturedCall, core_of
 from bench.int8 import OUT_SCALE, OUT_ZERO_POINT, X_SCALE
 from bench.layers import LAYERS, Layer, Workload, int8_gemm_work, int8_work

@@ -82,6 +82,16 @@ def clocks() -> str:
     return said_by("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader")
 
 
+def has_wgmma() -> bool:
+    """Whether the GPU at hand has the instructions of WGMMA."""
+    return torch.cuda.get_device_capability() == (9, 0)
+
+
+def told(error: Exception) -> str:
+    """An error for the record."""
+    return f"{type(error).__name__}: {error}"[:500]
+
+
 def said_by(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

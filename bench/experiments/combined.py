@@ -303,9 +303,8 @@ def _draw(figure: Figure, document: dict) -> None:
         axes.margins(x=0.2)
         axes.set_xlim(left=0)
         low, high = axes.get_ylim()
-        axes.set_ylim(
-            min(low, high - LEAST_SPAN) - 0.5, high + 0.3 * max(high - low, LEAST_SPAN)
-        )  # for names
+        span = max(high - low, LEAST_SPAN)
+        axes.set_ylim(high - span - 0.5, high + 0.3 * span)  # room for names
     figure.suptitle(
         f"Whole networks, {pool(document['settings']['threads'])}  ·  {document['environment']['cpu']}",
         fontsize=10,

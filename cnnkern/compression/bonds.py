@@ -44,7 +44,12 @@ def measure_savings(
     int8 = _int8_candidates(layers)
     everything = _with(model, layers, int8)
     names = {module: name for name, module in everything.named_modules()}
-    writers_and_readers = [({names[w] for w in ws}, {names[r] for r in rs}) for ws, rs in links(everything)]
+    groups = []
+    for found, readers in links(everything):
+        writers = {names[each] for each in found}
+        chain = writers | {names[each] for each in readers}
+        if chain & int8.keys():  # a model may have int8 layers already
+            groups.append((writers, chain))
     # the others change nothing around them
     rectified = {
         names[layer]: {names[layer], *(names[relu] for relu in relus)}
@@ -53,20 +58,18 @@ def measure_savings(
     }
     everything = rectify(everything)
     alone, together = {}, []
-    comparisons = len(rectified) + len(writers_and_readers)
+    comparisons = len(rectified) + len(groups)
     with tqdm(total=comparisons, desc="int8", unit="timing", leave=False, disable=hides_progress) as bar:
         for name, behind in rectified.items():
             before, after = _times([model, everything], example, {name}, behind, seconds)
             alone[name] = before - after
             bar.update()
-        for writers, readers in writers_and_readers:
-            chain = writers | readers
+        for writers, chain in groups:
             joined = _with(model, layers, int8)
             joined = link(joined, [joined.get_submodule(name) for name in writers])
             before, after = _times([everything, joined], example, chain, chain, seconds)
-            members = chain & int8.keys()  # a model may have int8 layers already
-            if members and after < before:
-                together.append((members, before - after))
+            if after < before:
+                together.append((chain & int8.keys(), before - after))
             bar.update()
     return Savings(alone, together)
 

@@ -235,9 +235,9 @@ def _shortfall(built: Built | None, target: float | None) -> list[str]:
 
 def _handed_on(planner: Planner, built: Built | None) -> list[str]:
     """A note on the layers that pass integers on."""
-    kept = (
-        [] if built is None else [each for each in planner.choices.kept(built.plan) if each in planner.bonds]
-    )
+    if built is None:
+        return []
+    kept = [bond for bond in planner.choices.kept(built.plan) if bond in planner.bonds]
     if not kept:
         return []
     groups = [" and ".join(planner.layers[index].place.name for index in bond.options) for bond in kept]

@@ -158,9 +158,9 @@ def test_a_process_that_writes_nothing_any_more_is_ended(
 def test_a_core_that_failed_its_tests_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_benchmarks.torch.cuda, "get_device_capability", lambda: (9, 0))
     record = Record(tmp_path / "gpu.json", HERE)
-    assert gpu_benchmarks.has_wgmma(record)
+    assert gpu_benchmarks.wgmma_works(record)
     record.step("test_cores", {"status": "failed"})
-    assert not gpu_benchmarks.has_wgmma(record)
+    assert not gpu_benchmarks.wgmma_works(record)
 
 
 def test_what_fails_by_wgmma_leaves_the_other_times() -> None:
