@@ -11,28 +11,24 @@ from typing import NamedTuple
 import pytest
 
 from tests.cuda.cases import CASES, CUTS, DEPTHWISE
-from tests.emulator.build import PLAIN, ROOT, build_driver
+from tests.emulator.build import PLAIN, ROOT, SANITIZED, build_driver
 from tests.ops.cases import Case
 
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
 INTEGERS = ("uint8", "int8")
 OPERATIONS = ("conv2d", "cp_conv2d", "column_sparse_conv2d", "perforated_conv2d")
-SANITIZED = {
-    "AddressSanitizer": ("-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer"),
-    "ThreadSanitizer": ("-O1", "-g1", "-fsanitize=thread"),
-}
 # Races are a matter of barriers, which all arithmetics share, and looking for them is slow.
 FOR_INTEGERS = [*CUTS[-3:], Case((1, 8, 3, 5), 8, (3, 3), padding=(1, 1), groups=8)]
 GRADIENTS = ("bfloat16",), ("cp_conv2d_backward",)
 SMALL = [Case((1, 8, 3, 5), 8, (3, 3), padding=(1, 1), rank=8)]
 LOOKED_AT = {
-    "AddressSanitizer": [
+    "address": [
         ([CUTS[-1], *CUTS[1:-3:6]], ARITHMETICS),
         (DEPTHWISE[:1], ARITHMETICS, ("conv2d",)),
         (FOR_INTEGERS, INTEGERS),
         ([CUTS[-1]], *GRADIENTS),
     ],
-    "ThreadSanitizer": [
+    "thread": [
         ([CUTS[-1]], ("bfloat16",)),
         (DEPTHWISE[:1], ("bfloat16",), ("conv2d",)),
         (FOR_INTEGERS[2:], ("uint8",)),
@@ -138,7 +134,7 @@ DEFECTS = {
         environment=(("EMULATOR_SEED", "3"), ("EMULATOR_EAGER", "1")),
     ),
     "a missing barrier, as a race": Defect(
-        "__syncthreads();  // this tile", "// this tile", ("data race",), SANITIZED["ThreadSanitizer"]
+        "__syncthreads();  // this tile", "// this tile", ("data race",), SANITIZED["thread"]
     ),
 }
 # What the products of a warpgroup ask for besides.
@@ -167,7 +163,7 @@ BEYOND = Defect(
     "return index < rows ?",
     "return index <= rows ?",
     ("heap-buffer-overflow",),
-    SANITIZED["AddressSanitizer"],
+    SANITIZED["address"],
 )
 
 

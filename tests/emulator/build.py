@@ -19,6 +19,11 @@ EMULATOR = Path(__file__).parent
 BUILDS = ROOT / "build" / "emulated"
 OPTIONS = ("-std=c++20", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas")
 PLAIN = ("-O2",)
+SANITIZED = {
+    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    + ("-fno-omit-frame-pointer",),
+    "thread": ("-O1", "-g1", "-fsanitize=thread"),
+}
 LIBRARY = "cnnkern_emulated"
 
 
@@ -56,23 +61,31 @@ def link(target: Path, command: tuple[str, ...], objects: list[Object], *librari
     return target
 
 
-@functools.cache
-def load_library() -> torch._ops._OpNamespace:
-    """`torch.ops.cnnkern_emulated`: the operations that have CUDA kernels, emulated, for CPU tensors."""
-    folder = folder_of(*PLAIN)
+def build_library() -> Path:
+    """The kernels and their bindings. EMULATOR_SANITIZE=address, where the sanitizer's runtime is there before
+    Python is, has them sanitized."""
+    asked = os.environ.get("EMULATOR_SANITIZE")
+    options = SANITIZED[asked] if asked else PLAIN
+    folder = folder_of(*options)
     packages = Path(torch.__file__).parent
     includes = [packages / "include", packages / "include" / "torch" / "csrc" / "api" / "include"]
     includes.append(Path(sysconfig.get_path("include")))
     macros = ["CNNKERN_EMULATED", "Py_LIMITED_API=0x030B0000", "TORCH_TARGET_VERSION=0x020b000000000000"]
-    bindings = (*compiler("-O1"), *(f"-isystem{i}" for i in includes), *(f"-D{m}" for m in macros))
+    bindings = (*compiler(*(options if asked else ("-O1",))), *(f"-isystem{i}" for i in includes), *(f"-D{m}" for m in macros))
     shared = [ROOT / "csrc/bindings" / f"{name}.cpp" for name in ("tensors", "int8_arguments")]
     sources = [*shared, *sorted((ROOT / "csrc/bindings/cuda").glob("*.cpp"))]
-    objects = kernel_objects(folder, compiler(*PLAIN))
+    objects = kernel_objects(folder, compiler(*options))
     objects += [
         Object(folder / source.relative_to(ROOT).with_suffix(".o"), source, bindings) for source in sources
     ]
     torch_libraries = (f"-L{packages / 'lib'}", "-ltorch", "-ltorch_cpu")
-    target = link(folder / "emulated.so", (compiler()[0], "-shared"), objects, *torch_libraries)
+    return link(folder / "emulated.so", (compiler()[0], "-shared", *options), objects, *torch_libraries)
+
+
+@functools.cache
+def load_library() -> torch._ops._OpNamespace:
+    """`torch.ops.cnnkern_emulated`: the operations that have CUDA kernels, emulated, for CPU tensors."""
+    target = build_library()
     _declare_operations()
     torch.ops.load_library(target)
     return getattr(torch.ops, LIBRARY)
@@ -105,3 +118,7 @@ def build_driver(*options: str, changed: Path | None = None) -> Path:
         other = Object(changed / "changed.o", kernel, (*compiler(*options, first=[changed]), "-x", "c++"))
         objects = [other if o.source == kernel else o for o in objects]
     return link((changed or folder) / "driver", command, objects)
+
+
+if __name__ == "__main__":
+    build_library()
