@@ -3,8 +3,8 @@
 Builds the package with its CUDA kernels, runs their tests on the GPU, looks for memory errors and races with
 compute-sanitizer over a few of them, and times them against cuDNN. What is done is kept in bench/results/,
 with the output of each step in a log beside it, so that a second call goes on where the first one stopped;
-for another package, GPU or torch it begins again. Needs a CUDA build of torch, numpy, pytest and nvcc, and
-nothing from the network.
+for another package, GPU or torch it begins again. Needs a CUDA build of torch, numpy, pytest, nvcc and what
+a build on the CPU needs, and nothing from the network.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from bench.gpu_benchmarks import run_benchmarks
-from bench.gpu_checks import BUILD, build, check_steps, run_checks
-from bench.gpu_record import RESULTS, Record, environment, slug
+from bench.gpu_checks import build, check_steps, run_checks
+from bench.gpu_record import BUILD, RESULTS, Record, environment, slug
 from bench.gpu_report import show
 
 CHECKS = 0.5  # share of the time after the build that tests and sanitizers may take
@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     left += ["benchmarks"] * ("complete" not in record.found)
     if left:
         print(f"not done: {', '.join(left)}; what each said is beside {record.path}, a second call goes on")
-    return 1 if left else 0
+    failed = any("error" in row or "errors" in row for row in record.found["benchmarks"].values())
+    return 1 if left or failed else 0
 
 
 def parser() -> argparse.ArgumentParser:

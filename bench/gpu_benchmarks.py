@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bench.gpu_record import ROOT, Record, clocks, environment, has_wgmma, told
+
+if TYPE_CHECKING:
+    from bench.graph_timing import CapturedCall
+    from bench.layers import Workload
 
 GRACE = 15.0  # seconds that the last contest may need to come to its end
 STALLED = 60.0  # seconds that no contest takes, nor the peaks before the first one
@@ -31,6 +36,14 @@ class Contest(Protocol):
 
     @property
     def key(self) -> str: ...
+
+    @property
+    def work(self) -> "Workload": ...
+
+    @property
+    def contenders(self) -> tuple[str, ...]: ...
+
+    def calls(self) -> tuple[list["CapturedCall"], dict[str, str]]: ...
 
     def run(self, flush: Tensor) -> dict[str, Any]: ...
 
@@ -97,11 +110,14 @@ def main(path: Path, seconds: float) -> int:
     end = time.monotonic() + seconds
     record = Record(path, environment())
     blame(record, LATE)
+    contests = in_order(wgmma=wgmma_works(record))
+    record.found["contests"] = {contest.key: asdict(contest.work) for contest in contests}
+    record.write()
     flush = flushing_buffer()
     if "peaks" not in record.found:
         record.found["peaks"] = measured_peaks(flush)
         record.found["clocks under load"] = clocks()
-    for contest in in_order(wgmma=wgmma_works(record)):
+    for contest in contests:
         if contest.key in record.found["benchmarks"]:
             continue
         if time.monotonic() > end:

@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from bench.gpu_record import ROOT, Record, has_wgmma
+from bench.gpu_record import BUILD, ROOT, Record, has_wgmma
 
-BUILD = "build"
 MEMCHECK_WGMMA = "memcheck of wgmma"
 SANITIZERS = ("memcheck", "racecheck", MEMCHECK_WGMMA)
 MOST_SECONDS = 150.0  # of a step: what takes longer leaves the benchmarks no time

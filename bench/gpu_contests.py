@@ -3,7 +3,7 @@ against our own dense layer as well."""
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -53,9 +53,14 @@ class Contest:
             work = cp_work(self.layer, self.rank, self.batch)
         return of_arithmetic(work, self.arithmetic)
 
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """The calls that there are at least, by name."""
+        return on_layouts("cnnkern", "cudnn", *["cudnn dense"] * (self.rank is not None))
+
     def run(self, flush: Tensor) -> dict:
-        """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
-        return {"work": asdict(self.work), **measured(*self.calls(), flush)}
+        """Seconds of every contender; raises AssertionError where ours is wrong."""
+        return measured(*self.calls(), flush)
 
     def calls(self) -> tuple[list[CapturedCall], dict[str, str]]:
         """Every contender on either layout, once ours is known to be right; what failed of those by wgmma."""
@@ -112,9 +117,14 @@ class SparseContest:
             work = perforated_work(suite, self.layer, self.rate, kept, self.batch)
         return of_arithmetic(work, self.arithmetic)
 
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """The calls that there are, by name."""
+        return on_layouts("cnnkern", "cnnkern dense", "cudnn", "cudnn dense")
+
     def run(self, flush: Tensor) -> dict:
-        """Seconds of every contender, and what they computed; raises AssertionError where ours is wrong."""
-        return {"work": asdict(self.work), **measured(*self.calls(), flush)}
+        """Seconds of every contender; raises AssertionError where ours is wrong."""
+        return measured(*self.calls(), flush)
 
     def calls(self) -> tuple[list[CapturedCall], dict[str, str]]:
         """Every contender on either layout, once ours is known to be right; what failed of those by wgmma."""
@@ -151,6 +161,10 @@ class SparseContest:
         reference.assert_within_mixed_bound(ours(image)[:1], operation, eps, *arguments, **options)
 
 
+def on_layouts(*who: str) -> tuple[str, ...]:
+    return tuple(f"{each}/{layout}" for layout in LAYOUTS for each in who)
+
+
 def of_arithmetic(work: Workload, arithmetic: str) -> Workload:
     """`work`, whose bytes are those of float32, in another arithmetic."""
     return replace(work, bytes=work.bytes * ARITHMETICS[arithmetic][0].itemsize // FLOAT32_BYTES)
@@ -168,6 +182,8 @@ def captured(
     fails, its error by its name instead of its call."""
     dtype, tf32, eps = ARITHMETICS[arithmetic]
     torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
+    # a stock layer may be a product
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision
     x = torch.randn(batch, layer.C, layer.H, layer.W, device="cuda", dtype=dtype)
 
     def call(who: str, layout: str, checked: bool) -> CapturedCall:

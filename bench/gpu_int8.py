@@ -2,13 +2,13 @@
 none of integers on CUDA, and matrix products against torch's own."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_contests import BATCHES, LAYOUTS, add_wgmma, measured
+from bench.gpu_contests import BATCHES, LAYOUTS, add_wgmma, measured, on_layouts
 from bench.gpu_record import WGMMA, told
 from bench.graph_timing import CapturedCall, core_of
 from bench.int8 import OUT_SCALE, OUT_ZERO_POINT, X_SCALE
@@ -43,8 +43,17 @@ class Int8Contest:
     def work(self) -> Workload:
         return int8_work(self.layer, self.batch)
 
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """The calls that there are at least, by name."""
+        return ("cudnn/channels_last", *on_layouts("cnnkern"))
+
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender; raises AssertionError where ours is not exact."""
+        return measured(*self.calls(), flush)
+
+    def calls(self) -> tuple[list[CapturedCall], dict[str, str]]:
+        """Every contender, once ours is known to be exact; what failed of those by wgmma."""
         torch.backends.cudnn.benchmark = True
         layer = self.layer
         conv = nn.Conv2d(layer.C, layer.K, layer.kernel, layer.stride, layer.padding).eval()
@@ -64,8 +73,7 @@ class Int8Contest:
         with torch.no_grad():
             real = x.to(torch.bfloat16, memory_format=torch.channels_last)
             calls = [CapturedCall.of("cudnn/channels_last", partial(stock, real)), *map(call, LAYOUTS)]
-            errors = add_wgmma(calls, partial(call, who=WGMMA), LAYOUTS if self.wgmma else ())
-            return {"work": asdict(self.work), **measured(calls, errors, flush)}
+            return calls, add_wgmma(calls, partial(call, who=WGMMA), LAYOUTS if self.wgmma else ())
 
     def _check(self, ours: Int8Conv2d, image: Tensor) -> None:
         expected = reference.int8_conv2d(
@@ -101,8 +109,17 @@ class Int8ProductContest:
     def work(self) -> Workload:
         return int8_gemm_work(self.m, self.n, self.k)
 
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """The calls that there are at least, by name."""
+        return ("torch/columns", "cnnkern/packed")
+
     def run(self, flush: Tensor) -> dict:
         """Seconds of every contender; raises AssertionError where ours is not exact."""
+        return measured(*self.calls(), flush)
+
+    def calls(self) -> tuple[list[CapturedCall], dict[str, str]]:
+        """Every contender, once ours is known to be exact; what failed of those that need not run."""
         a, b = (
             torch.randint(-128, 128, size, dtype=torch.int8, device="cuda")
             for size in ((self.m, self.k), (self.k, self.n))
@@ -121,8 +138,7 @@ class Int8ProductContest:
         except RuntimeError as error:  # cuBLAS does not have this layout everywhere
             errors["torch/rows"] = told(error)
         calls.append(call("packed"))
-        errors |= add_wgmma(calls, partial(call, who=WGMMA), ("packed",) if self.wgmma else ())
-        return {"work": asdict(self.work), **measured(calls, errors, flush)}
+        return calls, errors | add_wgmma(calls, partial(call, who=WGMMA), ("packed",) if self.wgmma else ())
 
 
 def int8_contests(*, wgmma: bool) -> Iterator[Int8Contest | Int8ProductContest]:

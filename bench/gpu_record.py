@@ -17,6 +17,28 @@ RESULTS = ROOT / "bench" / "results"
 # Another package, GPU or torch is another result.
 IDENTITY = ("sources", "gpu", "torch", "cuda")
 PACKAGE = ("csrc/**/*", "cnnkern/**/*.py", "build_support/*.py", "setup.py")
+# What else the tests, and the benchmarks, are made of.
+TESTS = (
+    "bench/gpu_checks.py",
+    "tests/conftest.py",
+    *(f"tests/{name}/*.py" for name in ("cuda", "ops", "emulator")),
+)
+BENCHMARKS = tuple(
+    f"bench/{name}.py"
+    for name in (
+        "contests",
+        "gpu_benchmarks",
+        "gpu_contests",
+        "gpu_int8",
+        "gpu_record",
+        "graph_timing",
+        "int8",
+        "layers",
+        "timing",
+    )
+)
+TESTS_DIGEST, BENCHMARKS_DIGEST = "digest of tests", "digest of benchmarks"
+BUILD = "build"
 WGMMA = "cnnkern wgmma"  # the contender that is ours by the instructions of a warpgroup
 QUERY = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
 
@@ -25,8 +47,13 @@ class Record:
     """What was found, as a JSON file that is written after every step.
 
     `steps`: {name: {"status", "seconds", "output"}} with the status passed, failed, late or unavailable;
-    `benchmarks`: {name: {"work", "seconds"} or {"error"}}; `running`: the benchmark that was begun last;
-    `complete`: there, once no benchmark is left.
+    `contests`: {name: work} of all that are to be timed, once the benchmarks have begun; `benchmarks`: {name:
+    {"seconds", "errors"} or {"error"}}; `running`: the benchmark that was begun last; `complete`: there, once
+    no benchmark is left.
+
+    For another package, GPU or torch all of it is done again. Tests and benchmarks have digests of their own:
+    where only these files changed, they are done again, and the build, which is the same, is not; the report
+    is in no digest, so that other words cost no results.
     """
 
     def __init__(self, path: Path, environment: dict[str, str]) -> None:
@@ -34,9 +61,9 @@ class Record:
         self.found: dict[str, Any] = {"environment": environment, "steps": {}, "benchmarks": {}}
         self._lock = Lock()
         if path.exists():
-            before = json.loads(path.read_text())["environment"]
-            if all(before.get(name) == environment[name] for name in IDENTITY):
-                self.reload()
+            before = json.loads(path.read_text())
+            if all(before["environment"].get(name) == environment[name] for name in IDENTITY):
+                self.found = still_true(before, environment)
 
     def reload(self) -> None:
         """Take over what another process wrote."""
@@ -62,12 +89,25 @@ class Record:
         return self.path.with_name(f"{self.path.stem}.{re.sub('[^a-z0-9_]+', '-', name)}.log")
 
 
+def still_true(found: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Of what was found with the same package, all but the tests and benchmarks that are others now."""
+    before = found["environment"]
+    tests, benchmarks = (before.get(part) == environment[part] for part in (TESTS_DIGEST, BENCHMARKS_DIGEST))
+    if tests and benchmarks:
+        return found
+    steps = {name: step for name, step in found["steps"].items() if tests or name == BUILD}
+    kept = found if benchmarks else {"benchmarks": {}}
+    return kept | {"environment": environment, "steps": steps}
+
+
 def environment() -> dict[str, str]:
     """What the numbers depend on."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": said_by("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
         "sources": digest_of(ROOT, PACKAGE),
+        TESTS_DIGEST: digest_of(ROOT, TESTS),
+        BENCHMARKS_DIGEST: digest_of(ROOT, BENCHMARKS),
         "gpu": torch.cuda.get_device_name(),
         QUERY: clocks(),
         "torch": torch.__version__,

@@ -1,167 +1,143 @@
-"""What `make gpu` prints of a record: steps, a line for each contest, means, and what was to be reached."""
+"""What `make gpu` prints of a record: steps, a line for each contest, means, and what was to be reached.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import exp, log
-from typing import Any
+It reads the record alone: `python -m bench.gpu_report FILE` prints that of another machine."""
 
-from bench.gpu_record import WGMMA
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-HIGH_RATIO = 4  # of a dense layer's FLOPs to a CP one's: from here on the latter is to be faster
-MANY_FLOPS = 1e9  # from here on a layer is to come near the roofline
-HEADS = {"ours": 10, "wgmma": 10, "stock": 10, "x": 7}
-HEADS |= {"roofline": 10, "over dense": 12, "FLOPs": 7, "even at R": 11}
+from bench.gpu_line import Line, geometric_mean, lines_of
+from bench.gpu_targets import HEAD, TARGETS, missed_by, said_of
 
-
-@dataclass(frozen=True)
-class Line:
-    """A contest. Seconds are those of the faster layout; `wgmma` is ours by that core, `ours` by mma; `dense`
-    is cuDNN's dense layer beside one with a rank, and our own beside one with a density or a rate."""
-
-    key: str
-    suite: str
-    arithmetic: str
-    ours: float
-    wgmma: float | None
-    stock: float
-    dense: float | None
-    rank: int | None
-    flops: int
-    flop_ratio: float
-    roofline: float | None  # share of what peak and bandwidth allow
-
-    @property
-    def speedup(self) -> float:
-        return self.stock / self.ours
-
-    @property
-    def over_dense(self) -> float | None:
-        return None if self.dense is None else self.dense / self.ours
-
-    def __str__(self) -> str:
-        line = f"{self.key:52}{self.ours * 1e6:8.1f}us"
-        line += " " * 10 if self.wgmma is None else f"{self.wgmma * 1e6:8.1f}us"
-        line += f"{self.stock * 1e6:8.1f}us{self.speedup:7.2f}"
-        line += " " * 10 if self.roofline is None else f"{self.roofline:10.0%}"
-        if self.over_dense is None:
-            return line
-        line += f"{self.over_dense:12.2f}{self.flop_ratio:7.1f}"
-        # as if the time were proportional to the rank
-        return line if self.rank is None else f"{line}{self.rank * self.over_dense:11.0f}"
+WIDTH = 130
+NAMES = 50  # width of the contests' names
+LEGEND = """
+us: microseconds of a captured call, the median, in the faster layout, with its operands not in the cache
+ours: by mma; wgmma: the same by that core; stock: cuDNN, of a CP layer its four convolutions, of int8 the
+  bfloat16 one; of column-sparse and perforated layers what stock PyTorch computes the same with; of a
+  product torch._int_mm
+x ...: how many times faster ours is than stock; than cuDNN's layer without the approximation (dense); than
+  our own such layer (own)
+roofline: share of the speed that the measured peaks allow for the call's own FLOPs and bytes
+FLOPs: those without the approximation over those with it
+even R: the CP rank that would take as long as cuDNN's dense layer, were time proportional to the rank
+below: the targets, by number, that this contest alone is below
+"""
 
 
-def line_of(key: str, row: dict[str, Any], peaks: dict[str, float]) -> Line:
-    work, seconds = row["work"], row["seconds"]
-    arithmetic = key.rsplit(", ", 1)[1]
-    ours, dense = best(seconds, "cnnkern"), best(seconds, "cudnn dense")
-    if work["rank"] is None:
-        dense = best(seconds, "cnnkern dense")
-    roofline = None
-    if ours and peaks.keys() >= {arithmetic, "bandwidth"}:
-        least = max(work["flops"] / peaks[arithmetic], work["bytes"] / peaks["bandwidth"])
-        roofline = least / ours
-    return Line(
-        key,
-        work["suite"],
-        arithmetic,
-        ours,
-        best(seconds, WGMMA),
-        best(seconds, "cudnn", "torch"),
-        dense,
-        work["rank"],
-        work["flops"],
-        work["dense_flops"] / work["flops"],
-        roofline,
-    )
+class Column(NamedTuple):
+    head: str
+    width: int
+    form: str  # of its values
+    value: Callable[[Line], Any]
 
 
-def best(seconds: dict[str, float], *who: str) -> float | None:
-    """Of the faster layout."""
-    return min((value for name, value in seconds.items() if name.split("/")[0] in who), default=None)
+COLUMNS = (
+    Column("ours us", 9, ".1f", lambda x: microseconds(x.ours)),
+    Column("wgmma us", 9, ".1f", lambda x: microseconds(x.wgmma)),
+    Column("stock us", 9, ".1f", lambda x: microseconds(x.stock)),
+    Column("x stock", 8, ".2f", lambda x: x.over_stock),
+    Column("roofline", 9, ".0%", lambda x: x.roofline),
+    Column("x dense", 8, ".2f", lambda x: x.over_cudnn_dense),
+    Column("x own", 7, ".2f", lambda x: x.over_own_dense),
+    Column("FLOPs", 6, ".1f", lambda x: None if x.over_cudnn_dense is None else x.flop_ratio),
+    Column("even R", 7, ".0f", lambda x: x.even_rank),
+    Column("below", 7, "", lambda x: ",".join(map(str, missed_by(x)))),
+)
+MEANS = (
+    Column("x stock", 9, ".2f", lambda x: x.over_stock),
+    Column("wgmma x stock", 15, ".2f", lambda x: x.wgmma_over_stock),
+    Column("wgmma x ours", 14, ".2f", lambda x: x.wgmma_over_ours),
+    Column("x dense", 9, ".2f", lambda x: x.over_cudnn_dense),
+    Column("x own", 9, ".2f", lambda x: x.over_own_dense),
+    Column("roofline", 10, ".0%", lambda x: x.roofline),
+)
 
 
 def show(found: dict[str, Any]) -> None:
+    for line in (*facts(found), *results(found)):
+        print(line.rstrip())
+
+
+def facts(found: dict[str, Any]) -> Iterator[str]:
+    """The machine, and each step with the last that it said: of tests, how many passed and were skipped."""
     for name, value in found["environment"].items():
-        print(f"{name}: {value}")
+        yield f"{name}: {value}"
+    if "clocks under load" in found:
+        yield f"the same under load: {found['clocks under load']}"
     for name, step in found["steps"].items():
-        print(f"{name}: {step['status']} in {step['seconds']:.0f} s")
-    peaks = found.get("peaks", {})
-    for name, value in peaks.items():
-        print(f"measured peak, {name}: {value / 1e12:.3g} T{'B' if name == 'bandwidth' else 'FLOP'}/s")
-    lines, errors = [], {}
-    for key, row in found["benchmarks"].items():
-        if "error" in row:
-            errors[key] = row["error"]
-        else:
-            lines.append(line_of(key, row, peaks))
-            errors |= {f"{key}, {who}": error for who, error in row.get("errors", {}).items()}
-    print(" " * 52 + "".join(f"{head:>{width}}" for head, width in HEADS.items()))
-    for line in lines:
-        print(line)
+        said = last_line(step.get("output", ""))
+        yield f"{name}: {step['status']} in {step['seconds']:.0f} s{': ' * bool(said)}{said}"[:WIDTH]
+    for name, value in found.get("peaks", {}).items():
+        unit = {"bandwidth": "TB/s", "int8": "TOP/s"}.get(name, "TFLOP/s")
+        yield f"measured peak, {name}: {value / 1e12:.4g} {unit}"
+
+
+def last_line(text: str) -> str:
+    return next((line.strip(" =") for line in reversed(text.splitlines()) if line.strip(" =")), "")
+
+
+def results(found: dict[str, Any]) -> Iterator[str]:
+    lines = list(lines_of(found))
+    run = [line for line in lines if line.ours is not None]
+    if run:
+        yield from LEGEND.splitlines()
+        yield head("", COLUMNS)
+        for line in run:
+            yield cells(line.key, COLUMNS, (column.value(line) for column in COLUMNS))
+    errors = dict(errors_of(found["benchmarks"]))
     for key, error in errors.items():
-        print(f"{key:52}{(error.splitlines() or [''])[0]}")
-    for group, values in grouped(lines).items():
-        print(f"{group}: geometric mean {geometric_mean(values):.2f} over {len(values)}")
-    for target in targets(lines):
-        print(target)
+        yield f"error: {key}: {(error.splitlines() or [''])[0]}"[:WIDTH]
+    if run:
+        yield ""
+        yield head("geometric means", MEANS)
+        yield from means(lines)
+    yield ""
+    yield f"{len(run)} of {len(lines) or '?'} contests have a result; errors: {len(errors)}"
+    yield from HEAD
+    for number, target in enumerate(TARGETS, 1):
+        yield said_of(number, target, lines)
 
 
-def grouped(lines: list[Line]) -> dict[str, list[float]]:
-    """Speed-ups by suite and arithmetic."""
-    groups: dict[str, list[float]] = {}
+def errors_of(benchmarks: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Of contests that ended with one, and of contenders that did not end theirs."""
+    for key, row in benchmarks.items():
+        if "error" in row:
+            yield key, row["error"]
+        for who, error in row.get("errors", {}).items():
+            yield f"{key}, {who}", error
+
+
+def means(lines: list[Line]) -> Iterator[str]:
+    """By suite, batch and arithmetic, of the contests that have a value in the column."""
+    groups: dict[tuple, list[Line]] = {}
     for line in lines:
-        groups.setdefault(f"{line.suite}, {line.arithmetic}", []).append(line.speedup)
-        if line.wgmma is not None:
-            group = f"{line.suite}, wgmma over mma, {line.arithmetic}"
-            groups.setdefault(group, []).append(line.ours / line.wgmma)
-        if line.over_dense is not None and line.rank is None:
-            group = f"{line.suite} over our dense layer, {line.arithmetic}"
-            groups.setdefault(group, []).append(line.over_dense)
-    return groups
+        groups.setdefault((line.suite, line.arithmetic, line.work["batch"]), []).append(line)
+    for _, members in sorted(groups.items()):
+        run = sum(line.ours is not None for line in members)
+        known = [[value for x in members if (value := column.value(x)) is not None] for column in MEANS]
+        values = [geometric_mean(each) if each else None for each in known]
+        yield cells(f"{members[0].group}: {run} of {len(members)}", MEANS, values)
 
 
-def targets(lines: list[Line]) -> Iterator[str]:
-    """What was to be reached, and what was; nothing about what was not run."""
+def head(title: str, columns: Sequence[Column]) -> str:
+    return f"{title:{NAMES}}" + "".join(f"{column.head:>{column.width}}" for column in columns)
 
-    def of(*suites: str, arithmetics: tuple[str, ...] = ("bfloat16", "tf32", "int8")) -> list[Line]:
-        return [x for x in lines if x.suite.split()[0] in suites and x.arithmetic in arithmetics]
 
-    fused = of("cp")
-    yield from mean_target("fused CP over cuDNN's four convolutions", 1.5, [x.speedup for x in fused])
-    yield from share_target(
-        f"fused CP over cuDNN's dense layer, FLOPs {HIGH_RATIO} times fewer or less",
-        1.0,
-        [x.over_dense for x in fused if x.flop_ratio > HIGH_RATIO],
+def cells(title: str, columns: Sequence[Column], values: Iterable[Any]) -> str:
+    """A line of a table; nothing for None."""
+    printed = (
+        f"{'' if value is None else format(value, column.form):>{column.width}}"
+        for column, value in zip(columns, values, strict=True)
     )
-    near = [x.roofline for x in fused if x.flops >= MANY_FLOPS and x.roofline is not None]
-    yield from share_target("fused CP, share of the roofline, 1 GFLOP and more", 0.4, near)
-    saving = [x.over_dense / x.flop_ratio for x in of("column_sparse", "perforated")]
-    yield from share_target("column-sparse and perforated, share of what the FLOPs save", 0.7, saving)
-    yield from mean_target("dense over cuDNN", 0.7, [x.speedup for x in of("dense")])
-    integers = [x for x in of("int8") if x.suite != "int8 gemm"]
-    yield from mean_target("int8 convolution over cuDNN's bfloat16", 1.2, [x.speedup for x in integers])
-    products = [x.speedup for x in lines if x.suite == "int8 gemm"]
-    yield from mean_target("int8 product over torch._int_mm", 0.8, products)
+    return f"{title:{NAMES}}" + "".join(printed)
 
 
-def mean_target(what: str, least: float, values: list[float]) -> Iterator[str]:
-    if values:
-        mean, count = geometric_mean(values), len(values)
-        yield f"{verdict(mean >= least)} {what}: at least {least}, got {mean:.2f}, geometric mean of {count}"
+def microseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e6
 
 
-def share_target(what: str, least: float, values: list[float]) -> Iterator[str]:
-    if values:
-        reached = sum(value >= least for value in values)
-        yield (
-            f"{verdict(reached == len(values))} {what}: at least {least}, got that in {reached} of "
-            f"{len(values)}, {min(values):.2f} to {max(values):.2f}"
-        )
-
-
-def verdict(reached: bool) -> str:
-    return "reached:    " if reached else "not reached:"
-
-
-def geometric_mean(values: list[float]) -> float:
-    return exp(sum(map(log, values)) / len(values))
+if __name__ == "__main__":
+    show(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,5 +1,4 @@
-"""What `make gpu` does around the GPU: it goes on where it stopped, outlives what it runs, and says what was
-reached."""
+"""What `make gpu` does around the GPU: it goes on where it stopped, and outlives what it runs."""
 
 import json
 import os
@@ -15,10 +14,10 @@ from bench import gpu_benchmarks, gpu_checks
 from bench.gpu_benchmarks import BROKEN, LATE, run_benchmarks
 from bench.gpu_checks import FOUND, Step, run_step, status_of
 from bench.gpu_contests import add_wgmma
-from bench.gpu_record import Record, digest_of
-from bench.gpu_report import show
+from bench.gpu_record import BENCHMARKS, BENCHMARKS_DIGEST, ROOT, TESTS, TESTS_DIGEST, Record, digest_of
 
 HERE = {"sources": "a", "gpu": "b", "torch": "c", "cuda": "d", "date": "today"}
+HERE |= {TESTS_DIGEST: "e", BENCHMARKS_DIGEST: "f"}
 # What a machine with nothing but torch, numpy, pytest and pytest-benchmark does not have.
 DEPENDENCIES = ("rich", "tqdm", "scipy", "tensorly", "safetensors", "hypothesis", "onnx")
 
@@ -41,6 +40,57 @@ def test_a_second_call_goes_on_and_another_package_begins_again(tmp_path: Path) 
     assert Record(path, HERE | {"date": "tomorrow"}).is_done("build")
     for name in ("sources", "gpu", "torch"):
         assert not Record(path, HERE | {name: "other"}).is_done("build")
+
+
+@pytest.mark.parametrize(
+    ("changed", "steps", "rest"),
+    [
+        ((), {"build", "test_conv2d"}, {"benchmarks", "contests", "peaks", "complete"}),
+        ((TESTS_DIGEST,), {"build"}, {"benchmarks", "contests", "peaks", "complete"}),
+        ((BENCHMARKS_DIGEST,), {"build", "test_conv2d"}, {"benchmarks"}),
+        ((TESTS_DIGEST, BENCHMARKS_DIGEST), {"build"}, {"benchmarks"}),
+    ],
+    ids=lambda value: "+".join(sorted(value)),
+)
+def test_what_has_changed_is_done_again_and_the_rest_is_not(
+    tmp_path: Path, changed: tuple[str, ...], steps: set[str], rest: set[str]
+) -> None:
+    before = Record(tmp_path / "gpu.json", HERE)
+    before.found |= {"contests": {"x": {}}, "peaks": {"tf32": 1.0}, "complete": True}
+    before.found["benchmarks"]["x"] = {"seconds": {}}
+    for name in ("build", "test_conv2d"):
+        before.step(name, {"status": "passed"})
+    now = HERE | dict.fromkeys(changed, "other") | {"date": "tomorrow"}
+    found = Record(before.path, now).found
+    assert found["steps"].keys() == steps
+    assert found.keys() == {"environment", "steps"} | rest
+    assert bool(found["benchmarks"]) == ("contests" in rest)
+    assert found["environment"] == (now if changed else HERE)
+    before.path.write_text(json.dumps(found))
+    assert Record(before.path, now).found == found
+
+
+def test_the_digests_are_of_all_that_tests_and_benchmarks_import() -> None:
+    """But for the package and pytest's own files."""
+
+    def files_of(patterns: Sequence[str]) -> set[Path]:
+        return {path for pattern in patterns for path in ROOT.glob(pattern)}
+
+    script = "import bench.gpu_benchmarks\nbench.gpu_benchmarks.in_order(wgmma=True)\n"
+    assert imported_by(script) - {ROOT / "bench" / "__init__.py"} == files_of(BENCHMARKS)
+    modules = [f"tests.cuda.{path.stem}" for path in sorted((ROOT / "tests" / "cuda").glob("*.py"))]
+    script = f"import {', '.join(modules)}\n"
+    assert imported_by(script) - {ROOT / "tests" / "__init__.py"} <= files_of(TESTS)
+
+
+def imported_by(script: str) -> set[Path]:
+    """The files of bench/ and tests/ that a script has imported at its end."""
+    script += "import sys\nfor name, module in list(sys.modules.items()):\n"
+    script += "    if name.split('.')[0] in ('bench', 'tests') and module.__file__: print(module.__file__)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(map(Path, done.stdout.split()))
 
 
 @pytest.mark.parametrize("status", ["failed", "late"])
@@ -183,46 +233,6 @@ def test_every_file_of_tests_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps["memcheck"].reason == "there is no compute-sanitizer here"
     file, _, test = gpu_checks.SANITIZED_TEST.partition("::")
     assert f"def {test}(" in (gpu_checks.ROOT / file).read_text()
-
-
-def test_the_report_says_what_was_reached(capsys: pytest.CaptureFixture[str]) -> None:
-    def row(suite: str, rank: int | None, **seconds: float) -> dict:
-        work = {"suite": suite, "rank": rank, "flops": 4e9, "dense_flops": 24e9, "bytes": 10**6}
-        return {
-            "work": work,
-            "seconds": {f"{who.replace('_', ' ')}/contiguous": s for who, s in seconds.items()},
-        }
-
-    found = {
-        "environment": HERE,
-        "steps": {"build": {"status": "passed", "seconds": 61.2}},
-        "peaks": {"bfloat16": 4e14, "bandwidth": 4e12},
-        "benchmarks": {
-            "layer, R=8, batch 1, bfloat16": row("cp", 8, cnnkern=2e-5, cudnn=4e-5, cudnn_dense=6e-5),
-            "other, R=8, batch 1, bfloat16": row("cp", 8, cnnkern=4e-5, cudnn=4e-5, cudnn_dense=2e-5),
-            "layer, rate 0.5, batch 1, bfloat16": row(
-                "perforated 0.5", None, cnnkern=1, cudnn=2, cnnkern_dense=5
-            ),
-            "8 x 8 x 8, product, int8": row("int8 gemm", None, cnnkern=2.0, cnnkern_wgmma=1.25, torch=1.0),
-            "broken, dense, batch 1, tf32": {"error": "out of bounds\nmore"},
-        },
-    }
-    found["benchmarks"]["8 x 8 x 8, product, int8"]["errors"] = {"torch/rows": "not supported"}
-    show(found)
-    said = capsys.readouterr().out
-    assert "build: passed in 61 s" in said
-    assert "broken, dense, batch 1, tf32" in said
-    assert "8 x 8 x 8, product, int8, torch/rows" in said
-    assert (
-        "not reached: fused CP over cuDNN's four convolutions: at least 1.5, got 1.41, geometric mean of 2"
-        in said
-    )
-    assert "got that in 1 of 2, 0.50 to 3.00" in said  # over the dense layer
-    assert "reached:     column-sparse and perforated, share of what the FLOPs save: at least 0.7" in said
-    assert "not reached: int8 product over torch._int_mm: at least 0.8, got 0.50" in said
-    assert "cp, bfloat16: geometric mean 1.41 over 2" in said
-    assert "int8 gemm, wgmma over mma, int8: geometric mean 1.60 over 1" in said
-    assert "dense over cuDNN" not in said  # nothing about what was not run
 
 
 def test_nothing_needs_a_package_but_torch_and_pytest() -> None:

@@ -1,6 +1,8 @@
 """The contests of `make gpu` check, run and record every contender; the CPU stands in for the GPU."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bench import graph_timing
+from bench import gpu_benchmarks, graph_timing
 from bench.gpu_benchmarks import in_order
 from bench.gpu_contests import Contest, SparseContest
 from bench.gpu_int8 import Int8Contest, Int8ProductContest
-from bench.gpu_record import WGMMA
+from bench.gpu_record import BENCHMARKS_DIGEST, IDENTITY, TESTS_DIGEST, WGMMA, Record
 from bench.graph_timing import CapturedCall
 from bench.layers import Layer
 from cnnkern import _C, Im2colConv2d
@@ -43,9 +45,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(graph_timing.CapturedCall, "of", of)
     monkeypatch.setattr(graph_timing.CapturedCall, "milliseconds", lambda call, _: call.call().numel())
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    before = torch.backends.cudnn.conv.fp32_precision
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [each.fp32_precision for each in settings]
     yield
-    torch.backends.cudnn.conv.fp32_precision = before
+    for each, precision in zip(settings, before, strict=True):
+        each.fp32_precision = precision
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_every_contender_runs_on_both_layouts(contest: Contest | SparseContest, 
         found = contest.run(torch.empty(0))
     assert found["seconds"].keys() == {f"{each}/{layout}" for each in who for layout in BOTH}
     assert "errors" not in found
-    assert found["work"]["flops"] > 0
+    assert contest.work.flops > 0
     assert _C.cuda_core() == "mma"
 
 
@@ -81,6 +85,51 @@ def test_integers_run_on_both_layouts_beside_real_numbers() -> None:
     ours = {f"{each}/{layout}" for each in ("cnnkern", WGMMA) for layout in BOTH}
     assert found["seconds"].keys() == {"cudnn/channels_last", *ours}
     assert product["seconds"].keys() == {"torch/columns", "torch/rows", "cnnkern/packed"}
+
+
+@pytest.mark.parametrize(
+    "contest",
+    [
+        Contest(LAYER, None, 2, "tf32"),
+        Contest(LAYER, 4, 2, "float32"),
+        SparseContest(LAYER, 0.25, None, 2, "float32"),
+        SparseContest(LAYER, None, 0.5, 2, "tf32"),
+        Int8Contest(LAYER, 2),
+        Int8ProductContest(8, 16, 32),
+    ],
+    ids=lambda contest: contest.key,
+)
+def test_every_contest_has_the_contenders_that_it_names(contest: gpu_benchmarks.Contest) -> None:
+    with OnCpu():
+        names = [call.name for call in contest.calls()[0]]
+    assert len(set(contest.contenders)) == len(contest.contenders)
+    assert set(names) - {"torch/rows"} == set(contest.contenders)  # which cuBLAS does not have everywhere
+
+
+def test_a_stock_product_may_use_tf32_where_convolutions_may() -> None:
+    for arithmetic, precision in {"tf32": "tf32", "float32": "ieee"}.items():
+        with OnCpu():
+            SparseContest(LAYER, None, 0.5, 2, arithmetic).calls()
+        assert torch.backends.cudnn.conv.fp32_precision == precision
+        assert torch.backends.cuda.matmul.fp32_precision == precision
+
+
+def test_the_plan_is_in_the_record_before_the_first_contest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = dict.fromkeys((*IDENTITY, TESTS_DIGEST, BENCHMARKS_DIGEST), "here")
+    contest = Contest(LAYER, 4, 2, "tf32")
+    monkeypatch.setattr(gpu_benchmarks, "environment", lambda: environment)
+    monkeypatch.setattr(gpu_benchmarks, "wgmma_works", lambda _: False)
+    monkeypatch.setattr(gpu_benchmarks, "in_order", lambda *, wgmma: [contest])
+
+    def fail() -> Tensor:
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(graph_timing, "flushing_buffer", fail)
+    with pytest.raises(RuntimeError, match="no GPU"):
+        gpu_benchmarks.main(tmp_path / "gpu.json", 10)
+    assert Record(tmp_path / "gpu.json", environment).found["contests"] == {contest.key: asdict(contest.work)}
 
 
 def test_a_wrong_result_ends_the_contest_but_for_one_of_wgmma(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,5 +155,6 @@ def test_every_contest_has_a_key_of_its_own() -> None:
 def test_the_benchmarks_are_collected_without_a_gpu() -> None:
     from bench import test_gpu
 
-    assert len(test_gpu.CONTESTS) > 30
-    assert {contest.arithmetic for contest in test_gpu.CONTESTS.values()} == {"bfloat16"}
+    arithmetics = {"bfloat16", "tf32", "float16", "float32", "int8"}
+    assert {contest.arithmetic for contest in test_gpu.CONTESTS.values()} == arithmetics
+    assert ("ResNet stage 1, R=48, batch 64, tf32", "cudnn dense/channels_last") in test_gpu.CALLS

@@ -1,6 +1,7 @@
 // The gradient of a perforated convolution's weight: the product that a dense one has, with a sum over the
 // kept outputs alone. How many these are only the GPU knows: blocks that share a sum take equal parts of what
-// there is.
+// there is. The gradient of x is that of the dense convolution, from zeros for the outputs that are not kept:
+// it saves no work.
 #pragma once
 #include "cuda/conv2d/plan.h"
 #include "cuda/perforated_conv2d/perforated_conv2d.h"

@@ -1,6 +1,7 @@
 // Perforated convolution as an implicit matrix product whose rows are the kept outputs of all images. How
 // many these are only the GPU knows: there are blocks for all outputs, and those that are left over have
-// nothing to multiply. A block writes what it computed to every output that shows it.
+// nothing to multiply. A block writes what it computed to every output that shows it: the interpolation is a
+// part of the product's epilogue, or of the sum of its parts, and no pass over y comes after it.
 //
 // Figurnov, Ibraimova, Vetrov, Kohli: PerforatedCNNs: Acceleration through Elimination of Redundant
 // Convolutions, NIPS 2016.
