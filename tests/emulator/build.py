@@ -20,8 +20,13 @@ BUILDS = ROOT / "build" / "emulated"
 OPTIONS = ("-std=c++20", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas")
 PLAIN = ("-O2",)
 SANITIZED = {
-    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-    + ("-fno-omit-frame-pointer",),
+    "address": (
+        "-O1",
+        "-g1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+    ),
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
 }
 LIBRARY = "cnnkern_emulated"
@@ -62,8 +67,8 @@ def link(target: Path, command: tuple[str, ...], objects: list[Object], *librari
 
 
 def build_library() -> Path:
-    """The kernels and their bindings. EMULATOR_SANITIZE=address, where the sanitizer's runtime is there before
-    Python is, has them sanitized."""
+    """The kernels and their bindings. EMULATOR_SANITIZE=address has them sanitized; the runtime of that must
+    have been loaded before Python."""
     asked = os.environ.get("EMULATOR_SANITIZE")
     options = SANITIZED[asked] if asked else PLAIN
     folder = folder_of(*options)
@@ -71,7 +76,8 @@ def build_library() -> Path:
     includes = [packages / "include", packages / "include" / "torch" / "csrc" / "api" / "include"]
     includes.append(Path(sysconfig.get_path("include")))
     macros = ["CNNKERN_EMULATED", "Py_LIMITED_API=0x030B0000", "TORCH_TARGET_VERSION=0x020b000000000000"]
-    bindings = (*compiler(*(options if asked else ("-O1",))), *(f"-isystem{i}" for i in includes), *(f"-D{m}" for m in macros))
+    of_bindings = options if asked else ("-O1",)
+    bindings = (*compiler(*of_bindings), *(f"-isystem{i}" for i in includes), *(f"-D{m}" for m in macros))
     shared = [ROOT / "csrc/bindings" / f"{name}.cpp" for name in ("tensors", "int8_arguments")]
     sources = [*shared, *sorted((ROOT / "csrc/bindings/cuda").glob("*.cpp"))]
     objects = kernel_objects(folder, compiler(*options))

@@ -1,17 +1,19 @@
 // Runs CUDA kernels on the emulator without torch and Python, for the sanitizers. A line of the input is
 //   operation arithmetic layout  N C H W  K kH kW  stride padding dilation (two numbers each)  groups rank
 // and each result is compared with the same sums in double. Prints what is wrong; the exit status is 1 then.
-#include <cmath>
 #include <cstdio>
 #include <iostream>
+#include <map>
 #include <sstream>
 #include <string>
 
-#include "cuda/conv2d/conv2d.h"
 #include "driver_case.h"
+#include "driver_column_sparse.h"
 #include "driver_cp.h"
+#include "driver_dense.h"
 #include "driver_int8.h"
-#include "driver_sparse.h"
+#include "driver_int8_elements.h"
+#include "driver_perforated.h"
 
 namespace cnnkern::cuda {
 namespace {
@@ -31,33 +33,27 @@ bool read_case(const std::string& line, Case& c) {
   return static_cast<bool>(in);
 }
 
-std::string run_conv2d(const Case& c, const Device& device) {
-  const Conv2dShape& s = c.shape;
-  const Arithmetic arithmetic = arithmetic_of(c.arithmetic);
-  const int64_t group_in = s.in_channels / s.groups, taps = s.kernel_height * s.kernel_width;
-  const Memory x = Memory::random(s.batch * s.in_channels * s.in_height * s.in_width, arithmetic);
-  const Memory weight = Memory::random(s.out_channels * group_in * taps, arithmetic);
-  const Memory bias = Memory::random(s.out_channels, arithmetic);
-  const Memory packed(
-      conv2d_packed_size(s.out_channels, group_in, s.kernel_height, s.kernel_width, bytes_of(arithmetic)),
-      arithmetic);
-  const Memory y(s.batch * s.out_channels * s.out_height * s.out_width, arithmetic);
-  const Memory scratch(conv2d_scratch(s, arithmetic, device), Arithmetic::kFloat32);
-  const WeightLayout layout =
-      WeightLayout::forward({s.out_channels, group_in, s.kernel_height, s.kernel_width},
-                            {group_in * taps, taps, s.kernel_width, 1});
-  cudaError_t error = conv2d_pack(weight.data(), layout, bytes_of(arithmetic), packed.data(), nullptr);
-  if (error == cudaSuccess)
-    error = conv2d({s, arithmetic, x.data(), packed.data(), bias.data(), y.data(),
-                    static_cast<float*>(scratch.data()), false},
-                   device, nullptr);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  const double relative =
-      static_cast<double>(group_in * taps + 1) * std::ldexp(1, -23) + 3 * operand_eps(arithmetic);
-  return compare(s, x, bias, y, relative, [&](int64_t k, int64_t channel, int64_t i, int64_t j) {
-    const double value = weight.at(((k * group_in + channel) * s.kernel_height + i) * s.kernel_width + j);
-    return Weight{value, std::abs(value)};
-  });
+std::string run_case(const Case& c, const Device& device) {
+  using Run = std::string (*)(const Case&, const Device&);
+  static const std::map<std::string, Run> runs{
+      {"conv2d", run_conv2d},
+      {"conv2d_backward", run_conv2d_backward},
+      {"im2col", run_im2col},
+      {"cp_conv2d", run_cp_conv2d},
+      {"cp_conv2d_backward", run_cp_conv2d_backward},
+      {"column_sparse_conv2d", run_column_sparse_conv2d},
+      {"column_sparse_conv2d_backward", run_column_sparse_conv2d_backward},
+      {"perforated_conv2d", run_perforated_conv2d<true>},
+      {"perforated_conv2d_one_mask", run_perforated_conv2d<false>},
+      {"perforated_conv2d_backward", run_perforated_conv2d_backward<true>},
+      {"perforated_conv2d_backward_one_mask", run_perforated_conv2d_backward<false>},
+      {"int8_conv2d", run_int8_conv2d},
+      {"int8_quantize", run_int8_quantize},
+      {"int8_add", run_int8_add},
+      {"int8_max_pool2d", run_int8_max_pool2d},
+  };
+  const auto found = runs.find(c.operation);
+  return found == runs.end() ? "unknown operation" : found->second(c, device);
 }
 
 int run_all() {
@@ -68,13 +64,7 @@ int run_all() {
     Case c;
     std::string wrong = "not a case";
     if (read_case(line, c)) {
-      wrong = c.operation == "conv2d"                 ? run_conv2d(c, device)
-              : c.operation == "cp_conv2d"            ? run_cp_conv2d(c, device)
-              : c.operation == "cp_conv2d_backward"   ? run_cp_conv2d_backward(c, device)
-              : c.operation == "column_sparse_conv2d" ? run_column_sparse_conv2d(c, device)
-              : c.operation == "perforated_conv2d"    ? run_perforated_conv2d(c, device)
-              : c.operation == "int8_conv2d" ? run_int8_conv2d(c.shape, c.arithmetic == "int8", device)
-                                             : "unknown operation";
+      wrong = run_case(c, device);
     }
     if (wrong.empty()) continue;
     ++failed;

@@ -38,6 +38,18 @@ inline double operand_eps(Arithmetic arithmetic) {
   }
 }
 
+// How far a sum of so many terms is rounded off at most, relative to the sum of their absolute values;
+// operands of products are rounded, and so is the result.
+inline double rounding(Arithmetic arithmetic, int64_t terms) {
+  return static_cast<double>(terms) * std::ldexp(1, -23) + 3 * operand_eps(arithmetic);
+}
+
+inline std::string differs(const char* name, int64_t index, double got, double expected) {
+  std::ostringstream message;
+  message << name << "[" << index << "] is " << got << ", not " << expected;
+  return message.str();
+}
+
 // Numbers of an arithmetic in memory of exactly their size, so that a step beyond it is noticed.
 class Memory {
  public:
@@ -84,43 +96,47 @@ inline int64_t at(bool channels_last, int64_t channels, int64_t height, int64_t 
 }
 
 // The first element of y that is further from the convolution with weight(k, c, i, j) than rounding takes it.
-// The weight comes with the sum of the absolute values that it is made of.
+// The weight comes with the sum of the absolute values that it is made of. shown(n, position) is the output
+// that is to be seen there, or -1.
 struct Weight {
   double value, magnitude;
 };
-template <class WeightOf>
+template <class WeightOf, class Shown>
 std::string compare(const Conv2dShape& s, const Memory& x, const Memory& bias, const Memory& y,
-                    double relative, const WeightOf& weight, const std::vector<int32_t>* sources = nullptr) {
+                    double relative, const WeightOf& weight, const Shown& shown) {
   const int64_t group_in = s.in_channels / s.groups, group_out = s.out_channels / s.groups;
+  const auto sum_of = [&](int64_t n, int64_t k, int64_t output) {
+    Weight sum{bias.at(k), std::abs(bias.at(k))};
+    for (int64_t i = 0; i < s.kernel_height; ++i)
+      for (int64_t j = 0; j < s.kernel_width; ++j) {
+        const int64_t iy = output / s.out_width * s.stride_height - s.pad_height + i * s.dilation_height;
+        const int64_t ix = output % s.out_width * s.stride_width - s.pad_width + j * s.dilation_width;
+        if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) continue;
+        for (int64_t c = 0; c < group_in; ++c) {
+          const Weight w = weight(k, c, i, j);
+          const double value = x.at(at(s.channels_last, s.in_channels, s.in_height, s.in_width, n,
+                                       k / group_out * group_in + c, iy, ix));
+          sum.value += w.value * value, sum.magnitude += w.magnitude * std::abs(value);
+        }
+      }
+    return sum;
+  };
   for (int64_t n = 0; n < s.batch; ++n)
     for (int64_t k = 0; k < s.out_channels; ++k)
-      for (int64_t oy = 0; oy < s.out_height; ++oy)
-        for (int64_t ox = 0; ox < s.out_width; ++ox) {
-          // The output that is shown there, with `sources` for each image.
-          const int64_t here = oy * s.out_width + ox, area = s.out_height * s.out_width;
-          const int64_t shown = sources ? (*sources)[static_cast<size_t>(n * area + here)] : here;
-          double sum = shown < 0 ? 0 : bias.at(k), magnitude = std::abs(sum);
-          for (int64_t i = 0; shown >= 0 && i < s.kernel_height; ++i)
-            for (int64_t j = 0; j < s.kernel_width; ++j) {
-              const int64_t iy = shown / s.out_width * s.stride_height - s.pad_height + i * s.dilation_height;
-              const int64_t ix = shown % s.out_width * s.stride_width - s.pad_width + j * s.dilation_width;
-              if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) continue;
-              for (int64_t c = 0; c < group_in; ++c) {
-                const Weight w = weight(k, c, i, j);
-                const double value = x.at(at(s.channels_last, s.in_channels, s.in_height, s.in_width, n,
-                                             k / group_out * group_in + c, iy, ix));
-                sum += w.value * value, magnitude += w.magnitude * std::abs(value);
-              }
-            }
-          const double got =
-              y.at(at(s.channels_last, s.out_channels, s.out_height, s.out_width, n, k, oy, ox));
-          if (!(std::abs(got - sum) <= 2 * relative * magnitude)) {
-            std::ostringstream message;
-            message << "y[" << n << "," << k << "," << oy << "," << ox << "] is " << got << ", not " << sum;
-            return message.str();
-          }
-        }
+      for (int64_t position = 0; position < s.out_height * s.out_width; ++position) {
+        const int64_t output = shown(n, position);
+        const Weight sum = output < 0 ? Weight{0, 0} : sum_of(n, k, output);
+        const int64_t place = at(s.channels_last, s.out_channels, s.out_height, s.out_width, n, k,
+                                 position / s.out_width, position % s.out_width);
+        if (!(std::abs(y.at(place) - sum.value) <= 2 * relative * sum.magnitude))
+          return differs("y", place, y.at(place), sum.value);
+      }
   return "";
+}
+template <class WeightOf>
+std::string compare(const Conv2dShape& s, const Memory& x, const Memory& bias, const Memory& y,
+                    double relative, const WeightOf& weight) {
+  return compare(s, x, bias, y, relative, weight, [](int64_t, int64_t position) { return position; });
 }
 
 }  // namespace cnnkern::cuda

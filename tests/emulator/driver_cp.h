@@ -2,12 +2,11 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
-#include <sstream>
 #include <string>
-#include <vector>
 
 #include "cuda/cp_conv2d/backward.h"
 #include "driver_case.h"
+#include "driver_gradients.h"
 
 namespace cnnkern::cuda {
 
@@ -69,7 +68,7 @@ struct Factors {
   }
   double relative(const Conv2dShape& s, Arithmetic arithmetic, int64_t more_terms) const {
     const int64_t depth = group_in + s.kernel_height + s.kernel_width + group_rank + more_terms;
-    return static_cast<double>(depth) * std::ldexp(1, -23) + 9 * operand_eps(arithmetic);
+    return rounding(arithmetic, depth) + 6 * operand_eps(arithmetic);  // of three more stages
   }
 
  private:
@@ -99,70 +98,30 @@ inline std::string run_cp_conv2d(const Case& c, const Device& device) {
       [&](int64_t k, int64_t channel, int64_t i, int64_t j) { return factors.weight(s, k, channel, i, j); });
 }
 
-// A gradient in double, with the sums of the absolute values of its terms.
-class Gradient {
- public:
-  Gradient(const char* name, int64_t size) : name_(name), sums_(size, Weight{0, 0}) {}
-  void add(int64_t at, double value, double magnitude) {
-    sums_[at].value += value, sums_[at].magnitude += magnitude;
-  }
-  void add(int64_t at, double value) { add(at, value, std::abs(value)); }
-  std::string compare(const Memory& got, double relative) const {
-    for (int64_t i = 0; i < got.size(); ++i) {
-      if (std::abs(got.at(i) - sums_[i].value) <= 2 * relative * sums_[i].magnitude) continue;
-      std::ostringstream message;
-      message << name_ << "[" << i << "] is " << got.at(i) << ", not " << sums_[i].value;
-      return message.str();
-    }
-    return "";
-  }
+// Of the factors, through the weight that they make.
+struct CpGradients {
+  DenseGradients dense;
+  Gradient c, h, w, k;
 
- private:
-  const char* name_;
-  std::vector<Weight> sums_;
-};
-
-struct Gradients {
-  Gradient x, c, h, w, k, bias;
-
-  // Of the weight first, and of the factors through it.
-  Gradients(const Conv2dShape& s, const Memory& grad, const Memory& image, const Factors& f)
-      : x("x", image.size()),
+  CpGradients(const Conv2dShape& s, const Memory& grad, const Memory& image, const Factors& f)
+      : dense(s, grad, image,
+              [&](int64_t of_k, int64_t channel, int64_t i, int64_t j) {
+                return f.weight(s, of_k, channel, i, j);
+              }),
         c("c", f.c.size()),
         h("h", f.h.size()),
         w("w", f.w.size()),
-        k("k", f.k.size()),
-        bias("bias", s.out_channels) {
+        k("k", f.k.size()) {
     for (int64_t of_k = 0; of_k < s.out_channels; ++of_k)
       for (int64_t channel = 0; channel < f.group_in; ++channel)
         for (int64_t i = 0; i < s.kernel_height; ++i)
-          for (int64_t j = 0; j < s.kernel_width; ++j) add_tap(s, grad, image, f, of_k, channel, i, j);
-    for (int64_t i = 0; i < s.batch * s.out_height * s.out_width; ++i)
-      for (int64_t of_k = 0; of_k < s.out_channels; ++of_k) {
-        const int64_t pixels = s.out_height * s.out_width;
-        bias.add(of_k, grad.at(s.channels_last ? i * s.out_channels + of_k
-                                               : (i / pixels * s.out_channels + of_k) * pixels + i % pixels));
-      }
+          for (int64_t j = 0; j < s.kernel_width; ++j) add_weight(s, f, of_k, channel, i, j);
   }
 
  private:
-  void add_tap(const Conv2dShape& s, const Memory& grad, const Memory& image, const Factors& f, int64_t of_k,
-               int64_t channel, int64_t i, int64_t j) {
-    const Weight weight = f.weight(s, of_k, channel, i, j);
-    const int64_t in = of_k / (s.out_channels / s.groups) * f.group_in + channel;
-    Weight sum{0, 0};
-    for (int64_t n = 0; n < s.batch; ++n)
-      for (int64_t oy = 0; oy < s.out_height; ++oy)
-        for (int64_t ox = 0; ox < s.out_width; ++ox) {
-          const int64_t iy = oy * s.stride_height - s.pad_height + i * s.dilation_height;
-          const int64_t ix = ox * s.stride_width - s.pad_width + j * s.dilation_width;
-          if (iy < 0 || iy >= s.in_height || ix < 0 || ix >= s.in_width) continue;
-          const int64_t pixel = at(s.channels_last, s.in_channels, s.in_height, s.in_width, n, in, iy, ix);
-          const double of_y =
-              grad.at(at(s.channels_last, s.out_channels, s.out_height, s.out_width, n, of_k, oy, ox));
-          x.add(pixel, of_y * weight.value, std::abs(of_y) * weight.magnitude);
-          sum.value += of_y * image.at(pixel), sum.magnitude += std::abs(of_y * image.at(pixel));
-        }
+  void add_weight(const Conv2dShape& s, const Factors& f, int64_t of_k, int64_t channel, int64_t i,
+                  int64_t j) {
+    const Weight sum = dense.weight[DenseGradients::place(s, of_k, channel, i, j)];
     f.for_each_term(s, of_k, channel, i, j, [&](int64_t at_c, int64_t at_h, int64_t at_w, int64_t at_k) {
       const double vc = f.c.at(at_c), vh = f.h.at(at_h), vw = f.w.at(at_w), vk = f.k.at(at_k);
       const auto add = [&](Gradient& of, int64_t element, double others) {
@@ -203,14 +162,14 @@ inline std::string run_cp_conv2d_backward(const Case& c, const Device& device) {
   cudaError_t error = factors.pack(s, c.rank, arithmetic);
   if (error == cudaSuccess) error = cp_conv2d_backward(call, device, nullptr);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  const Gradients expected(s, grad, x, factors);
+  const CpGradients expected(s, grad, x, factors);
   const double relative = factors.relative(s, arithmetic, grad.size() + in_pixels);
-  std::string wrong = expected.x.compare(of_x, relative);
+  std::string wrong = expected.dense.x.compare(of_x, relative);
   if (wrong.empty()) wrong = expected.c.compare(of_c, relative);
   if (wrong.empty()) wrong = expected.h.compare(of_h, relative);
   if (wrong.empty()) wrong = expected.w.compare(of_w, relative);
   if (wrong.empty()) wrong = expected.k.compare(of_k, relative);
-  return wrong.empty() ? expected.bias.compare(of_bias, relative) : wrong;
+  return wrong.empty() ? expected.dense.bias.compare(of_bias, relative) : wrong;
 }
 
 }  // namespace cnnkern::cuda

@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <sstream>
 #include <string>
 
 #include "cuda/int8_conv2d/int8_conv2d.h"
+#include "driver_case.h"
 
 namespace cnnkern::cuda {
 
@@ -64,18 +64,14 @@ class Int8Run {
           const int64_t y = oy * s_.stride_height - s_.pad_height + i * s_.dilation_height;
           const int64_t x = ox * s_.stride_width - s_.pad_width + j * s_.dilation_width;
           if (y < 0 || y >= s_.in_height || x < 0 || x >= s_.in_width) continue;
-          const unsigned char byte = x_[at(s_.in_channels, s_.in_height, s_.in_width, n, first + c, y, x)];
+          const unsigned char byte =
+              x_[at(s_.channels_last, s_.in_channels, s_.in_height, s_.in_width, n, first + c, y, x)];
           const int32_t value = signed_ ? static_cast<int8_t>(byte) : byte;
           const auto weight =
               static_cast<int8_t>(weight_[((k * group_in + c) * s_.kernel_height + i) * s_.kernel_width + j]);
           sum += (value - zero_point()) * weight;
         }
     return sum;
-  }
-  int64_t at(int64_t channels, int64_t height, int64_t width, int64_t n, int64_t c, int64_t y,
-             int64_t x) const {
-    return s_.channels_last ? ((n * height + y) * width + x) * channels + c
-                            : ((n * channels + c) * height + y) * width + x;
   }
 
   std::string compare(const int8_t* packed, Int8Output output, const Device& device) const {
@@ -103,7 +99,8 @@ class Int8Run {
       for (int64_t k = 0; k < s_.out_channels; ++k)
         for (int64_t oy = 0; oy < s_.out_height; ++oy)
           for (int64_t ox = 0; ox < s_.out_width; ++ox) {
-            const int64_t index = at(s_.out_channels, s_.out_height, s_.out_width, n, k, oy, ox);
+            const int64_t index =
+                at(s_.channels_last, s_.out_channels, s_.out_height, s_.out_width, n, k, oy, ox);
             int32_t expected = exact(n, k, oy, ox), got;
             if (sums) {
               std::memcpy(&got, y.get() + 4 * index, 4);
@@ -117,10 +114,7 @@ class Int8Run {
               got = signed_ ? static_cast<int8_t>(y[index]) : y[index];
             }
             if (got == expected) continue;
-            std::ostringstream message;
-            message << "y[" << n << "," << k << "," << oy << "," << ox << "] is " << got << ", not "
-                    << expected;
-            return message.str();
+            return differs("y", index, got, expected);
           }
     return "";
   }
@@ -132,8 +126,8 @@ class Int8Run {
   std::unique_ptr<float[]> scales_, bias_;
 };
 
-inline std::string run_int8_conv2d(const Conv2dShape& shape, bool x_signed, const Device& device) {
-  return Int8Run(shape, x_signed).run(device);
+inline std::string run_int8_conv2d(const Case& c, const Device& device) {
+  return Int8Run(c.shape, c.arithmetic == "int8").run(device);
 }
 
 }  // namespace cnnkern::cuda
