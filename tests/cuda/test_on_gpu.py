@@ -1,119 +1,160 @@
 """What only a GPU can show of the kernels: streams, graphs, devices, large tensors. Skipped where there is
 none."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
-from cnnkern import Int8Conv2d, ops, reference
-from tests.cuda.cases import CUTS
-from tests.cuda.gpu_calls import CASE, calls, dense_gradients, int8_calls, on_gpu, sparse_gradients
+from cnnkern import ops, reference
+from tests.cuda.cases import CUTS, DEPTHWISE
+from tests.cuda.gpu_calls import (
+    CASE,
+    OPERATIONS,
+    WAIT,
+    calls,
+    gradients,
+    input_and_gradient,
+    int8_calls,
+    on_gpu,
+    operation_on_gpu,
+    same,
+    tensors_of,
+)
 from tests.ops.cases import Case
-from tests.ops.integers import conv2d_arguments
+from tests.ops.integers import conv2d_arguments, integers
 
 pytestmark = pytest.mark.usefixtures("gpu")
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 def test_every_kernel_runs_on_small_cases() -> None:
     """What compute-sanitizer looks into."""
-    for case in (CASE, *CUTS[-2:]):
-        for call in int8_calls(case):
-            call()
-        for dtype in (torch.float32, torch.float16):
-            x, weight, bias = (t.requires_grad_() for t in on_gpu(case.conv2d_arguments(), dtype))
-            factors = [t.requires_grad_() for t in on_gpu(case.cp_arguments(), dtype)[1:]]
-            for memory_format in (torch.contiguous_format, torch.channels_last):
-                image = x.contiguous(memory_format=memory_format)
-                ops.conv2d(image, weight, bias, **case.options).float().sum().backward()
-                ops.cp_conv2d(image, *factors, **case.options).float().sum().backward()
-                for call in calls(case, dtype, image.detach()):
-                    call()
-                for gradient in sparse_gradients(case, image.detach()):
-                    gradient()
+    for case in (CASE, *CUTS[-2:], replace(DEPTHWISE[0], rank=16)):
+        for memory_format in FORMATS:
+            numbers = integers(case.x, torch.uint8).cuda().contiguous(memory_format=memory_format)
+            for call in int8_calls(case).values():
+                call(numbers)
+            for dtype in (torch.float32, torch.float16):
+                x, grad = (t.contiguous(memory_format=memory_format) for t in input_and_gradient(case, dtype))
+                for call in calls(case, dtype).values():
+                    call(x)
+                for gradient in gradients(case, dtype).values():
+                    gradient(x, grad)
     torch.cuda.synchronize()
 
 
-@pytest.mark.parametrize("which", range(7))
-def test_captured_calls_follow_their_input(which: int) -> None:
-    x = on_gpu([torch.randn(CASE.x)])[0]
-    integers = Int8Conv2d.from_conv(nn.Conv2d(16, 24, 3), 0.05, 128).eval().cuda()
-    call = [*calls(CASE, x=x), lambda: integers(x)][which]
-    call()
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_captured_operations_follow_their_input(name: str) -> None:
+    operation, (x, *rest) = operation_on_gpu(name)
+    operation(x, *rest)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = call()
-    x.copy_(torch.randn_like(x))
+        y = operation(x, *rest)
+    _, (other, *_) = operation_on_gpu(name)
+    x.copy_(other)
     graph.replay()
-    assert torch.equal(y, call())
+    assert same(y, operation(x, *rest))
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_captured_gradients_follow_their_input(which: int) -> None:
-    x = on_gpu([torch.randn(CASE.x)])[0]
-    gradients = [*dense_gradients(CASE, x), *sparse_gradients(CASE, x)][which]
-    gradients()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = gradients()
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    assert all(map(torch.equal, captured, gradients()))
-
-
-def test_calls_go_to_the_current_stream() -> None:
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_wait_for_the_current_stream(name: str) -> None:
+    """On another they would find zeros."""
+    operation, given = operation_on_gpu(name)
+    tensors = [t for t in given if isinstance(t, Tensor)]
+    values = [t.clone() for t in tensors]
+    expected = operation(*given)
+    for t in tensors:
+        t.zero_()
     stream = torch.cuda.Stream()
-    x, weight, _ = on_gpu(Case((8, 64, 128, 128), 64, (3, 3)).conv2d_arguments(), torch.float32)
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        before = torch.zeros_like(x)
-        for _ in range(50):
-            before = before + x  # keeps the stream busy while the next call is queued
-        y = ops.conv2d(before, weight)
+        torch.cuda._sleep(WAIT)
+        for t, value in zip(tensors, values, strict=True):
+            t.copy_(value)
+        y = operation(*given)
     stream.synchronize()
-    assert torch.equal(y, ops.conv2d(before, weight))
+    assert same(y, expected)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU at most")
-def test_calls_go_to_the_device_of_their_input() -> None:
-    first, second = (torch.device("cuda", index) for index in range(2))
-    x, weight, bias = on_gpu(CASE.conv2d_arguments())
-    with torch.cuda.device(first):
-        y = ops.conv2d(*(t.to(second) for t in (x, weight, bias)), **CASE.options)
-    assert y.device == second
-    assert torch.equal(y.to(first), ops.conv2d(*(t.to(first) for t in (x, weight, bias)), **CASE.options))
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_go_to_the_device_of_their_tensors(name: str) -> None:
+    operation, given = operation_on_gpu(name)
+    expected = operation(*given)
+    second = torch.device("cuda", 1)
+    y = operation(*(a.to(second) if isinstance(a, Tensor) else a for a in given))
+    assert all(t.device == second for t in tensors_of(y))
+    assert same(tuple(t.to("cuda:0") for t in tensors_of(y)), expected)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_elements_beyond_the_31st_bit_are_reached(memory_format: torch.memory_format) -> None:
-    """The last of so many images comes out as it does alone."""
+ONE = Case((1, 64, 1024, 1024), 64, (1, 1), rank=32)
+ONE_DEPTHWISE = Case((1, 64, 1024, 1024), 64, (3, 3), padding=(1, 1), groups=64, rank=64)
+IMAGES = 33  # the last of them begins at element 2**31
+MASKS = "perforated_conv2d with a mask for each image"  # as many as the case has images
+
+
+def large(dtype: torch.dtype, memory_format: torch.memory_format, numbers: range) -> Tensor:
+    """So many images of whole numbers."""
+    torch.cuda.empty_cache()
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("less than 24 GiB of free memory on the GPU")
-    case = Case((1, 64, 4, 4), 64, (1, 1), rank=32)
-    x = torch.empty(33, 64, 1024, 1024, dtype=torch.bfloat16, device="cuda", memory_format=memory_format)
-    x.normal_()
-    assert x.numel() > 2**31
-    last = x[-1:].clone(memory_format=memory_format)
-    operands = on_gpu(case.conv2d_arguments()), on_gpu(case.cp_arguments()), case.column_sparse_arguments()
-    (_, *dense), (_, *factors), (_, sparse, columns, _) = operands
-    sparse, columns = sparse.to(x), columns.cuda()
-    for call in (
-        lambda image: ops.conv2d(image, *dense),
-        lambda image: ops.cp_conv2d(image, *factors),
-        lambda image: ops.column_sparse_conv2d(image, sparse, columns, kernel_size=1),
-        lambda image: ops.im2col(image, 1),
-    ):
-        assert torch.equal(call(x)[-1:], call(last))
+    x = torch.empty((IMAGES, *ONE.x[1:]), dtype=dtype, device="cuda", memory_format=memory_format)
+    assert x[:-1].numel() == 2**31
+    return x.random_(numbers.start, numbers.stop)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.uint8])
+def test_elements_beyond_the_31st_bit_are_reached(
+    dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    """The last of so many images comes out as it does alone."""
+    functions, numbers = (calls, range(-9, 10)) if dtype is torch.bfloat16 else (int8_calls, range(256))
+    x = large(dtype, memory_format, numbers)
+    last = x[-1:].clone()
+    with torch.device("cuda"):  # where random numbers take no time
+        every, (depthwise, *_) = functions(ONE), functions(ONE_DEPTHWISE).values()
+    every.pop(MASKS, None)
+    for name, call in {**every, "depthwise": depthwise}.items():
+        expected = call(last)
+        assert torch.equal(call(x)[-len(expected) :], expected), name
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_gradients_beyond_the_31st_bit_are_reached(memory_format: torch.memory_format) -> None:
+    """Where no other image has an outgoing gradient, those of the last are what they are of it alone: sums of
+    whole numbers are exact, in any order."""
+    x, grad = (large(torch.bfloat16, memory_format, range(-1, 2)) for _ in range(2))
+    grad[:-1] = 0
+    last = x[-1:].clone(), grad[-1:].clone()
+    with torch.device("cuda"):
+        every = gradients(ONE, whole=True)
+    every.pop(MASKS)
+    for name, gradient in every.items():
+        of_last, *expected = gradient(*last)
+        of_x, *others = gradient(x, grad)
+        assert torch.equal(of_x[-1:], of_last), name
+        assert not of_x[:-1].any(), name
+        assert all(map(torch.equal, others, expected)), name
 
 
 def test_the_same_bits_every_time() -> None:
-    case = Case((1, 512, 7, 7), 512, (3, 3), padding=(1, 1), rank=384)
-    for call in (*calls(case), *int8_calls(case)):
-        expected = call()
-        assert all(torch.equal(call(), expected) for _ in range(5))
-    case = Case((8, 64, 28, 28), 64, (3, 3), padding=(1, 1))
-    for call in sparse_gradients(case, torch.randn(case.x, device="cuda")):
-        expected = call()
-        assert all(map(torch.equal, call(), expected))
+    for case in (
+        Case((1, 512, 7, 7), 512, (3, 3), padding=(1, 1), rank=384),
+        Case((8, 64, 28, 28), 64, (3, 3), padding=(1, 1), rank=64),
+    ):
+        x, grad = input_and_gradient(case)
+        numbers = integers(case.x, torch.uint8).cuda()
+        results = {name: partial(call, x) for name, call in calls(case).items()}
+        results |= {name: partial(call, numbers) for name, call in int8_calls(case).items()}
+        results |= {f"gradients of {name}": partial(call, x, grad) for name, call in gradients(case).items()}
+        for name, result in results.items():
+            expected = result()
+            assert all(same(result(), expected) for _ in range(5)), name
 
 
 def test_agrees_on_a_large_layer() -> None:

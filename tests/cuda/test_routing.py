@@ -14,30 +14,31 @@ from cnnkern.ops.column_sparse_conv2d import packed_length as column_sparse_conv
 from cnnkern.ops.conv2d import packed_length as conv2d_length
 from cnnkern.ops.cp_conv2d import packed_length as cp_conv2d_length
 from cnnkern.ops.int8_arguments import packed_length as int8_length
+from tests.cuda.gpu_calls import OPERATIONS
 from tests.cuda.platforms import Platform
 from tests.ops.cases import Case
+from tests.ops.test_registration import REGISTERED
 
 CASE = Case((2, 6, 9, 8), 10, (3, 2), groups=2, rank=14)
-WITH_KERNELS = (
-    *(f"{name}{form}" for name in ("conv2d", "column_sparse_conv2d") for form in ("", "_backward", "_pack")),
-    *("conv2d_packed", "column_sparse_conv2d_packed", "cp_conv2d", "cp_conv2d_pack"),
-    *(f"perforated_conv2d{form}" for form in ("", "_backward", "_packed")),
-)
-INTEGERS = [f"int8_{name}" for name in ("conv2d", "conv2d_pack", "conv2d_packed")]
-INTEGERS += [f"int8_{name}" for name in ("gemm", "gemm_pack", "gemm_packed", "linear", "linear_packed")]
-INTEGERS += ["int8_quantize", "int8_add", "int8_max_pool2d"]
 built = pytest.mark.skipif(not _C.build_info()["cuda"], reason="this build has no CUDA kernels")
 
 
+def with_kernels(library: str, key: str) -> set[str]:
+    """The operations of `library` that have a kernel for this dispatch key."""
+    known = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {name for name in REGISTERED if known(f"{library}::{name}", key)}
+
+
+def test_tests_on_the_gpu_know_every_operation_with_a_kernel(emulated: Platform) -> None:
+    assert with_kernels(emulated.operations.name, "CPU") == set(OPERATIONS)
+
+
 @built
-@pytest.mark.parametrize(
-    "name", [*WITH_KERNELS, "cp_conv2d_backward", "cp_conv2d_packed", "im2col", *INTEGERS]
-)
-def test_kernels_are_registered(name: str) -> None:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", "CUDA")
-    key = "AutocastCUDA"
-    differentiable = not name.endswith(("_backward", "_pack")) and "gemm" not in name
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"cnnkern::{name}", key) == differentiable
+def test_kernels_are_registered() -> None:
+    assert with_kernels("cnnkern", "CUDA") == set(OPERATIONS)
+    others = ("_backward", "_pack", "_sources", "_arrange")
+    computing = {name for name in OPERATIONS if not name.endswith(others) and "gemm" not in name}
+    assert with_kernels("cnnkern", "AutocastCUDA") & set(OPERATIONS) == computing
 
 
 def fake(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -17,9 +17,10 @@ from cnnkern import (
     ops,
     reference,
 )
-from tests.cuda.gpu_calls import CASE, int8_on_gpu, on_gpu
+from tests.cuda.gpu_calls import CASE, OPERATIONS, WAIT, on_gpu, operation_on_gpu, same
 from tests.ops.cases import Case
 from tests.ops.masks import mask_of
+from tests.ops.test_registration import DIFFERENTIABLE, require_gradient
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -29,6 +30,14 @@ LAYERS = {
     "columns": (ColumnSparseConv2d, {"columns": torch.arange(0, 144, 3)}),
     "perforated": (PerforatedConv2d, {"mask": mask_of(CASE, "half")}),
 }
+
+
+def layer_on_gpu(name: str) -> nn.Module:
+    """One of LAYERS, or "int8"."""
+    if name == "int8":
+        return Int8Conv2d.from_conv(nn.Conv2d(16, 24, 3, padding=1), 0.05, 128).cuda()
+    kind, own = LAYERS[name]
+    return kind(16, 24, 3, padding=1, **own).cuda()
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -126,6 +135,44 @@ def test_a_training_step_lowers_the_loss(autocast: bool) -> None:
     assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", [*LAYERS, "int8"])
+def test_captured_layers_follow_their_input(name: str, training: bool) -> None:
+    layer = layer_on_gpu(name).train(training)
+    x = torch.randn(2, 16, 9, 12, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        layer(x)
+        with torch.cuda.graph(graph):
+            y = layer(x)
+        x.copy_(torch.randn_like(x))
+        graph.replay()
+        assert torch.equal(y, layer(x))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_wait_for_the_stream_of_the_forward_pass(name: str) -> None:
+    layer = layer_on_gpu(name)
+    x = torch.randn(2, 16, 9, 12, device="cuda", requires_grad=True)
+    leaves = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer(x).square().sum(), leaves)
+
+    def late(grad: torch.Tensor) -> torch.Tensor:
+        known = torch.zeros_like(grad)
+        torch.cuda._sleep(WAIT)
+        return known.copy_(grad)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        y = layer(x)
+        y.register_hook(late)
+        loss = y.square().sum()
+    got = torch.autograd.grad(loss, leaves)
+    torch.cuda.synchronize()
+    assert same(got, expected)
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_layers_compile_without_a_break(backend: str) -> None:
     if backend == "inductor":
@@ -148,67 +195,23 @@ def test_layers_compile_without_a_break(backend: str) -> None:
         assert torch.equal(torch.compile(model.eval(), fullgraph=True, backend=backend)(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["conv2d", "cp_conv2d", "im2col"])
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_opcheck(name: str) -> None:
-    given = CASE.cp_arguments() if name == "cp_conv2d" else CASE.conv2d_arguments()
-    tensors = [t.requires_grad_() for t in on_gpu(given, torch.float32)]
-    pairs = [list(CASE.stride), list(CASE.padding), list(CASE.dilation)]
-    arguments = {
-        "conv2d": (*tensors, *pairs, CASE.groups, False),
-        "cp_conv2d": (*tensors, *pairs, CASE.groups),
-        "im2col": (tensors[0], list(CASE.kernel), *pairs),
-    }
-    torch.library.opcheck(getattr(torch.ops.cnnkern, name).default, arguments[name])
+    operation, given = operation_on_gpu(name)
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if name != "column_sparse_conv2d_pack":  # some of its integers are NaN as floats: equal to nothing
+        checks.append("test_aot_dispatch_dynamic")
+    torch.library.opcheck(operation, given, test_utils=checks)
+    if name in DIFFERENTIABLE:
+        torch.library.opcheck(operation, [require_gradient(argument) for argument in given])
 
 
-def test_opcheck_of_gradients_and_packing() -> None:
-    x, weight, _ = on_gpu(CASE.conv2d_arguments(), torch.float32)
-    _, *factors, _ = on_gpu(CASE.cp_arguments(), torch.float32)
-    grad = torch.randn_like(ops.conv2d(x, weight, **CASE.options))
-    rest = [list(CASE.stride), list(CASE.padding), list(CASE.dilation), CASE.groups]
-    _, sparse, columns, _ = CASE.column_sparse_arguments()
-    sparse, columns, kernel = sparse.cuda(), columns.cuda(), list(CASE.kernel)
-    mask = mask_of(CASE, "half").cuda()
-    for name, given in {
-        "conv2d_pack": (weight, CASE.groups),
-        "conv2d_backward": (grad, x, weight, *rest, [True] * 3),
-        "cp_conv2d_pack": (*factors, CASE.groups),
-        "cp_conv2d_backward": (grad, x, *factors, *rest, [True] * 6),
-        "column_sparse_conv2d_backward": (grad, x, sparse, columns, kernel, *rest, [True] * 3),
-        "perforated_conv2d_backward": (grad, x, weight, mask, *rest, True, [True] * 3),
-    }.items():
-        torch.library.opcheck(getattr(torch.ops.cnnkern, name).default, given)
-
-
-def test_opcheck_of_integers() -> None:
-    (x, weight, bias), options = int8_on_gpu(CASE)
-    numbers = options["weight_scale"], options["x_scale"], options["x_zero_point"], 10.0, 7
-    arguments = (x, weight, bias, *numbers, *map(list, (CASE.stride, CASE.padding, CASE.dilation)), 1, True)
-    torch.library.opcheck(torch.ops.cnnkern.int8_conv2d.default, arguments)
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("int8")])
+def test_integers_are_the_same_under_autocast(name: str) -> None:
+    """Scales, bias and what is quantized are taken for float32."""
+    operation, given = operation_on_gpu(name)
+    real = [isinstance(a, torch.Tensor) and a.is_floating_point() for a in given]
+    short = [a.bfloat16() if is_real else a for a, is_real in zip(given, real, strict=True)]
     with torch.autocast("cuda"):
-        y = torch.ops.cnnkern.int8_conv2d(*arguments)
-    assert torch.equal(y, torch.ops.cnnkern.int8_conv2d(*arguments))
-
-
-@pytest.mark.parametrize("kind", ["half", "each image"])
-def test_opcheck_of_sparse_operations(kind: str) -> None:
-    x, weight, bias = on_gpu(CASE.conv2d_arguments(), torch.float32)
-    mask = mask_of(CASE, kind).cuda()
-    _, sparse, columns, _ = CASE.column_sparse_arguments()
-    pairs = [list(CASE.stride), list(CASE.padding), list(CASE.dilation)]
-    steps = [*CASE.weight_size, *CASE.stride, *CASE.padding, *CASE.dilation, CASE.groups]
-    sparse, columns, kernel = sparse.cuda(), columns.cuda(), list(CASE.kernel)
-    operations = torch.ops.cnnkern
-    packed = operations.column_sparse_conv2d_pack(sparse, columns, kernel, CASE.groups)
-    arranged = operations.perforated_conv2d_arrange(mask, True)
-    dense = operations.conv2d_pack(weight, CASE.groups)
-    for name, given in {
-        "column_sparse_conv2d": (x, sparse, columns, bias, kernel, *pairs, CASE.groups),
-        "column_sparse_conv2d_pack": (sparse, columns, kernel, CASE.groups),
-        "column_sparse_conv2d_packed": (x, packed, bias, steps, columns),
-        "perforated_conv2d": (x, weight, mask, bias, *pairs, CASE.groups, True),
-        "perforated_conv2d_arrange": (mask, True),
-        "perforated_conv2d_packed": (x, dense, bias, steps, arranged),
-        "perforated_conv2d_sources": (mask, False),
-    }.items():
-        torch.library.opcheck(getattr(operations, name).default, given)
+        y = operation(*short)
+    assert torch.equal(y, operation(*(a.float() if r else a for a, r in zip(short, real, strict=True))))
