@@ -22,14 +22,14 @@ BUILD_INPUTS := setup.py pyproject.toml build_support/cuda_toolkit.py build_supp
 PACKAGE := $(shell find cnnkern -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test bench gpu lint format build clean test-native test-sanitized test-simde
+.PHONY: demo test bench gpu lint format build clean test-native test-emulated test-sanitized test-simde
 
 demo: build
 	$(BIN)/python -m examples.demo $(ARGS)
 
 # The variant through SIMDe is for CPUs on which the AVX-512 kernels cannot run as they are.
 HAS_AVX512 := $(shell grep -qs avx512vl /proc/cpuinfo && echo yes)
-test: lint test-native test-sanitized $(if $(HAS_AVX512),,test-simde)
+test: lint test-native test-emulated test-sanitized $(if $(HAS_AVX512),,test-simde)
 
 bench: build
 	$(BIN)/python -m bench $(ARGS)
@@ -64,22 +64,31 @@ build/simde/.build: $(VENV)/.requirements $(BUILD_INPUTS) $(PACKAGE)
 
 # A process for each CPU, each of one thread but where a test asks for more; threads that wait for work do not spin.
 PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
-test-native test-sanitized test-simde: export OMP_NUM_THREADS = 1
-test-native test-sanitized test-simde: export OMP_WAIT_POLICY = passive
+test-native test-emulated test-sanitized test-simde: export OMP_NUM_THREADS = 1
+test-native test-emulated test-sanitized test-simde: export OMP_WAIT_POLICY = passive
 
 test-native: build
 	$(PYTEST)
+
+# Python itself is not sanitized, so the runtimes must be there first; it never frees all it allocates, and torch's
+# own alignment habits are not our subject.
+SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
+  $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+
+# All CUDA kernels and their bindings under other schedules, the last one with sanitizers.
+EMULATED_TEST = EMULATOR_EAGER=1 EMULATOR_SEED=$(1) $(PYTEST) tests/cuda -k emulated
+test-emulated: build
+	$(call EMULATED_TEST,1)
+	$(call EMULATED_TEST,2)
+	EMULATOR_SANITIZE=address $(BIN)/python -m tests.emulator.build
+	$(SANITIZED) EMULATOR_SANITIZE=address $(call EMULATED_TEST,3)
 
 # A variant stands before the source tree on the path, which still holds the tests' own helpers.
 VARIANT_TEST = CNNKERN_TEST_VARIANT=$(1) PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1) \
   $(PYTEST) --override-ini pythonpath="build/$(1) ." tests/house/test_variant.py tests/ops
 
-# Python itself is not sanitized, so the runtimes must be there first; it never frees all it allocates, and torch's
-# own alignment habits are not our subject.
 test-sanitized: build/sanitized/.build
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
-	  $$($(CXX) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(call VARIANT_TEST,sanitized)
+	$(SANITIZED) $(call VARIANT_TEST,sanitized)
 
 test-simde: build/simde/.build
 	$(call VARIANT_TEST,simde) -k 'avx512 or variant'

@@ -4,14 +4,16 @@ running them finds what it is there for, in a copy of a kernel with a defect."""
 import os
 import subprocess
 from collections.abc import Iterable, Iterator
-from itertools import chain, product
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.cuda.cases import CASES, CUTS, DEPTHWISE
-from tests.emulator.build import PLAIN, ROOT, SANITIZED, build_driver
+from tests.cuda.platforms import Platform
+from tests.emulator.build import PLAIN, ROOT, SANITIZED, build_driver, build_library
 from tests.ops.cases import Case
 
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
@@ -34,12 +36,12 @@ BACKWARD = (
 OF_INTEGERS = ("int8_conv2d", "int8_quantize", "int8_add", "int8_max_pool2d")
 # Races are a matter of barriers, which all arithmetics share, and looking for them is slow.
 SMALL = [Case((1, 8, 3, 5), 8, (3, 3), padding=(1, 1), rank=8)]
-LOOKED_AT = [
-    ([CUTS[-1]], ("bfloat16",), FORWARD),
-    (DEPTHWISE[:1], ("bfloat16",), ("conv2d", "conv2d_backward")),
-    (SMALL, ("bfloat16",), BACKWARD),
-    ([CUTS[-1], Case((1, 8, 3, 5), 8, (3, 3), padding=(1, 1), groups=8)], ("uint8",), OF_INTEGERS),
-]
+LOOKED_AT = {
+    "forward": ([CUTS[-1]], ("bfloat16",), FORWARD),
+    "depthwise": (DEPTHWISE[:1], ("bfloat16",), ("conv2d",)),
+    "backward": (SMALL, ("bfloat16",), BACKWARD),
+    "integers": ([CUTS[-1], replace(SMALL[0], groups=8)], ("uint8",), OF_INTEGERS),
+}
 
 ON_WGMMA = {"CNNKERN_CUDA_CORE": "wgmma", "EMULATOR_WITHOUT": "mma"}
 SUPPRESSIONS = ROOT / "tests" / "emulator" / "thread_sanitizer.supp"
@@ -71,6 +73,13 @@ def driver() -> Path:
     return build_driver(*PLAIN)
 
 
+def test_the_library_is_sanitized_where_that_is_asked_for(emulated: Platform) -> None:
+    """`make test-emulated` asks for it; all the others are then looked into, bindings and all."""
+    asked = os.environ.get("EMULATOR_SANITIZE") == "address"
+    library = build_library().read_bytes()
+    assert (b"__asan_init" in library) == (b"__ubsan_handle_type_mismatch" in library) == asked
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_shuffled_threads_and_eager_copies_change_nothing(driver: Path, seed: int) -> None:
     cases = [case for case in CASES if case.x[0]][seed::4]
@@ -98,24 +107,25 @@ def test_there_are_no_races_in_wgmma() -> None:
 
 
 @pytest.mark.parametrize("multiprocessors", ["1", "300"])
-def test_there_are_no_races(multiprocessors: str) -> None:
+@pytest.mark.parametrize("part", LOOKED_AT)
+def test_there_are_no_races(part: str, multiprocessors: str) -> None:
     driver = build_driver(*SANITIZED["thread"])
-    given = chain.from_iterable(lines(*part) for part in LOOKED_AT)
-    done = drive(driver, given, EMULATOR_MULTIPROCESSORS=multiprocessors, EMULATOR_EAGER="1")
+    settings = {"EMULATOR_MULTIPROCESSORS": multiprocessors, "EMULATOR_EAGER": "1"}
+    done = drive(driver, lines(*LOOKED_AT[part]), **settings)
     assert done.returncode == 0, done.stdout + done.stderr[:4000]
 
 
 class Defect(NamedTuple):
-    """A line of the core of all kernels that is wrong, and how that is found."""
+    """What is wrong in csrc/cuda/gemm, the core of all kernels, and how that is found."""
 
     old: str
     new: str
     found_by: tuple[str, ...]
     options: tuple[str, ...] = PLAIN
     environment: tuple[tuple[str, str], ...] = ()
+    file: str = "block_tile.cuh"
 
 
-CORE, WARPGROUPS = "cuda/gemm/block_tile.cuh", "cuda/gemm/warpgroup_tile.cuh"
 DEFECTS = {
     "copies that nobody waits for": Defect(
         "wait_for_copies<kSlots - 2>();", "wait_for_copies<kSlots>();", ("is -nan, not", "is nan, not")
@@ -133,6 +143,20 @@ DEFECTS = {
     ),
     "a missing barrier, as a race": Defect(
         "__syncthreads();  // this tile", "// this tile", ("data race",), SANITIZED["thread"]
+    ),
+    "a row beyond the last": Defect(
+        "return index < rows ?",
+        "return index <= rows ?",
+        ("heap-buffer-overflow",),
+        SANITIZED["address"],
+        file="rows.cuh",
+    ),
+    "vectors wherever they lie": Defect(
+        "if (output.vectors) {",
+        "if (true) {",
+        ("misaligned address",),
+        SANITIZED["address"],
+        file="output.cuh",
     ),
 }
 # What the products of a warpgroup ask for besides.
@@ -157,27 +181,22 @@ DEFECTS_OF_WARPGROUPS = {
         "threadIdx.x) / 128", "threadIdx.x) / 64", ("did not start the same products",)
     ),
 }
-BEYOND = Defect(
-    "return index < rows ?",
-    "return index <= rows ?",
-    ("heap-buffer-overflow",),
-    SANITIZED["address"],
-)
 
 
-@pytest.mark.parametrize("name", [*DEFECTS, "a row beyond the last"])
+@pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_found(name: str, tmp_path: Path) -> None:
-    defect, path = (DEFECTS[name], CORE) if name in DEFECTS else (BEYOND, "cuda/gemm/rows.cuh")
-    is_found(defect, path, tmp_path)
+    is_found(DEFECTS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", DEFECTS_OF_WARPGROUPS)
 def test_a_planted_defect_of_wgmma_is_found(name: str, tmp_path: Path) -> None:
-    is_found(DEFECTS_OF_WARPGROUPS[name], WARPGROUPS, tmp_path, CNNKERN_CUDA_CORE="wgmma")
+    defect = DEFECTS_OF_WARPGROUPS[name]._replace(file="warpgroup_tile.cuh")
+    is_found(defect, tmp_path, CNNKERN_CUDA_CORE="wgmma")
 
 
-def is_found(defect: Defect, path: str, tmp_path: Path, **environment: str) -> None:
-    """The defect, by one of the words that it is to be found by, in the file `path` of csrc."""
+def is_found(defect: Defect, tmp_path: Path, **environment: str) -> None:
+    """The defect, by one of the words that it is to be found by."""
+    path = Path("cuda", "gemm", defect.file)
     text = (ROOT / "csrc" / path).read_text()
     assert text.count(defect.old) == 1
     (tmp_path / path).parent.mkdir(parents=True)
