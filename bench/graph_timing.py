@@ -15,6 +15,8 @@ from bench.timing import Timing
 from cnnkern import _C
 
 WARM_UP_CALLS = 3  # cuDNN chooses its algorithm, caches are filled
+# Of waiting on the GPU, some 100 us, in which the CPU launches what is timed: its own time is not to be seen.
+WAIT_CYCLES = 200_000
 # name of an arithmetic: dtype, whether TF32 is allowed, relative spacing of what goes into products
 ARITHMETICS = {
     "bfloat16": (torch.bfloat16, False, torch.finfo(torch.bfloat16).eps),
@@ -59,8 +61,9 @@ class CapturedCall:
 
     def milliseconds(self, flush: Tensor) -> float:
         """Of one replay that finds nothing of its operands in the cache."""
-        flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()
+        torch.cuda._sleep(WAIT_CYCLES)
         start.record()
         self.graph.replay()
         end.record()

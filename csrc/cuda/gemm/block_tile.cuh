@@ -25,7 +25,7 @@ struct WarpTile {
 #pragma unroll
       for (int step = 0; step < kRowBytes / 32; ++step) multiply_fragments(a, row, b, column, step);
     } else {
-#pragma unroll 2
+#pragma unroll 1  // two at once would take more registers than there are for kBlocks
       for (int chunk = 0; chunk < kChunks; ++chunk) multiply_chunks(a, row, b, column, chunk);
     }
   }
@@ -141,6 +141,9 @@ struct BlockTile {
   using Sum = typename Math::Sum;
   static constexpr int kM = kTileM, kN = kTileN, kSlots = kSlotCount;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
+  // That a multiprocessor is meant to hold, by its registers. Bytes take more of them to be gathered.
+  static constexpr int kSmallBlocks = sizeof(Number) == 1 ? 3 : 4;
+  static constexpr int kBlocks = kM * kN == 64 * 64 ? kSmallBlocks : kM * kN == 128 * 64 ? 2 : 1;
   static constexpr bool kCompiled = true;  // for the GPU at hand
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   static constexpr int kPipelineBytes = kSlots * (kM + kN) * kRowBytes;

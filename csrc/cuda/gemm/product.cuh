@@ -84,7 +84,7 @@ __device__ __forceinline__ void multiply_part(const Product<A, B, typename Tile:
 
 template <class Tile, template <class, int, int> class RowsOfA, template <class, int, int> class RowsOfB,
           class A, class B, class Out>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     multiply(const __grid_constant__ Product<A, B, typename Tile::Number, Out> product) {
   if constexpr (Tile::kCompiled)
     multiply_part<Tile, RowsOfA, RowsOfB>(product);

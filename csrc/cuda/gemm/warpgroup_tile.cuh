@@ -27,6 +27,7 @@ struct WarpgroupTile {
   static constexpr int kM = kTileM, kN = kTileN, kSlots = kSlotCount;
   static constexpr int kGroupRows = 64, kWarpRows = 16;
   static constexpr int kThreads = 32 * (kM / kWarpRows);
+  static constexpr int kBlocks = kM == 64 ? 4 : 2;  // by registers, of a multiprocessor
   static constexpr bool kCompiled = kWarpgroupCode;
   static constexpr int kPipelineBytes = kSlots * (kM + kN) * kRowBytes;
   using Sums = WarpTile<Math, kWarpRows, kN>;

@@ -54,7 +54,7 @@ struct KeptPixelsProduct {
 };
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     multiply_kept_pixels(const __grid_constant__ KeptPixelsProduct<typename Tile::Number> product) {
   constexpr int kTerms = kRowElements<typename Tile::Number>;
   Part part = product.cover.template part<Tile>(static_cast<int>(blockIdx.x));

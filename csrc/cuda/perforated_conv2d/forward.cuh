@@ -128,7 +128,7 @@ __device__ void store_shown(const typename Tile::Sums& sums, const Output<T>& ou
 }
 
 template <class Tile, template <class, int, int> class RowsOfA>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     multiply_kept(const __grid_constant__ KeptProduct<typename Tile::Number> product) {
   const Part part = product.cover.template part<Tile>(static_cast<int>(blockIdx.x));
   const KeptRows& kept = product.a.kept;
