@@ -159,6 +159,10 @@ __device__ __forceinline__ uint16_t float_to_half(float value) {
 __device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
   return __bfloat162float(__ushort_as_bfloat16(bits));
 }
+// Of the second of two neighbours: one instruction, where taking it out first needs two.
+__device__ __forceinline__ float upper_bfloat16_to_float(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
 __device__ __forceinline__ uint16_t float_to_bfloat16(float value) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }

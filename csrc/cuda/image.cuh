@@ -55,12 +55,16 @@ struct Image {
   }
   // The chunk from there on; zeros outside, and beyond the last channel.
   __device__ uint4 gather(const Pixel& pixel, int y, int x, int c) const {
+    return gather(find(pixel, y, x, c), c);
+  }
+  // The chunk of which the first element, of channel c, is at `first`, or null where it is zeros.
+  __device__ uint4 gather(const T* first, int c) const {
     union {
       uint4 chunk;
       T numbers[kChunkElements<T>];
     } gathered;
     gathered.chunk = make_uint4(0, 0, 0, 0);
-    if (const T* const first = find(pixel, y, x, c)) {
+    if (first) {
 #pragma unroll
       for (int i = 0; i < kChunkElements<T>; ++i)
         if (c + i < channels) gathered.numbers[i] = first[i * channel_stride];

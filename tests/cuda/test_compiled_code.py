@@ -23,7 +23,8 @@ THREADS = {"k128x128": 256, "k128x64": 256, "k64x64": 128, "int8 k64x64": 128, "
 THREADS |= dict.fromkeys(CP, 256) | WGMMA
 # Blocks of a kernel that a multiprocessor is meant to hold, by its part of the registers.
 BLOCKS = {"k128x128": 1, "k128x64": 2, "k64x64": 4, "int8 k64x64": 3, "depthwise": 3}
-BLOCKS |= dict.fromkeys(CP, 1) | {"wgmma k128x128": 2, "wgmma k128x64": 2, "wgmma k64x64": 4}
+BLOCKS |= dict.fromkeys(CP, 1) | {"cp_forward": 2}
+BLOCKS |= {"wgmma k128x128": 2, "wgmma k128x64": 2, "wgmma k64x64": 4}
 PRODUCT = r"\dmultiply(?:_kept|_kept_pixels)?I"  # in the names of kernels
 
 

@@ -1,19 +1,18 @@
 // The gradient of the last factor of a CP convolution: of factor_k over the ForwardAxis, of factor_c over the
 // BackwardAxis.
 #pragma once
-#include <bit>
-
 #include "cuda/cp_conv2d/backward_plan.h"
 #include "cuda/cp_conv2d/stages.cuh"
 
 namespace cnnkern::cuda {
 
-// The positions of a tile that are inside of an image. A tile's width is a power of two.
+// The positions of a tile that are inside of an image.
 struct TilePositions {
-  int log2_width, height, width;  // the latter two: of what is inside
+  const CpTiles& tiles;
+  int height, width;  // of what is inside
 
   __device__ bool find(int position, int& y, int& x) const {
-    y = position >> log2_width, x = position & ((1 << log2_width) - 1);
+    y = tiles.row(position), x = tiles.column(position);
     return y < height && x < width;
   }
 };
@@ -82,7 +81,6 @@ struct CpFactorArguments {
   Divider by_rank_tiles, by_n_parts, by_groups;
   int tiles, split_tiles;  // of positions
   int position_tiles;      // of 128 bytes, in a tile
-  int log2_tile_width;
 };
 
 template <class Math, template <class, int, int> class RowsOfHalo, class Axis>
@@ -105,8 +103,7 @@ __global__ void __launch_bounds__(kCpThreads, 1)
   for (int i = split * a.split_tiles; i < end; ++i) {
     const CpTile tile = a.stages.tiles.tile(i);
     run_stages<Math, RowsOfHalo>(a.stages, tile, group, first_rank, memory, memory);
-    __syncthreads();
-    const TilePositions inside{a.log2_tile_width, min(a.stages.tiles.height, other.height - tile.y),
+    const TilePositions inside{a.stages.tiles, min(a.stages.tiles.height, other.height - tile.y),
                                min(a.stages.tiles.width, other.width - tile.x)};
     const ChannelRows<T> channels{other, tile, inside};
     const RankRows<T> ranks{memory, inside};
@@ -153,7 +150,6 @@ cudaError_t launch_cp_factor(const Conv2dShape& s, int64_t rank, const void* x, 
       static_cast<int>(plan.tiles),
       static_cast<int>(plan.split_tiles),
       static_cast<int>(quotient_up(plan.tile_height * plan.tile_width, kRowElements<T>)),
-      std::countr_zero(static_cast<uint64_t>(plan.tile_width)),
   };
   const auto run = [&](auto* kernel) {
     return launch(kernel, plan.blocks(s), kCpThreads, plan.memory.size, stream, arguments);

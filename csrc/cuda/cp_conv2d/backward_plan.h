@@ -39,7 +39,7 @@ CpSumPlan<Axis> plan_cp_sum(const Conv2dShape& s, int64_t rank, int64_t number_b
     p.splits = quotient_up(p.tiles, p.split_tiles);
     const double waves = static_cast<double>(quotient_up(p.blocks(s), device.multiprocessors));
     const double time = waves * static_cast<double>(p.split_tiles) * (p.stage1_work(s) + work_of(p));
-    if (time < least) least = time, best = p;
+    if (time < least || (time == least && p.memory.size < best.memory.size)) least = time, best = p;
   });
   return best;
 }
@@ -48,13 +48,18 @@ CpSumPlan<Axis> plan_cp_sum(const Conv2dShape& s, int64_t rank, int64_t number_b
 template <class Axis>
 CpSumPlan<Axis> plan_cp_factor(const Conv2dShape& s, int64_t rank, int64_t number_bytes,
                                const Device& device) {
-  const int64_t ranks = 128 / number_bytes, channels = s.out_channels / s.groups;
+  const int64_t ranks = 128 / number_bytes, pitch = cp_pitch(number_bytes);
+  const int64_t channels = s.out_channels / s.groups;
   const int64_t of_block = std::min(kCpParts * kCpHaloRows, rounded_up(channels, kCpHaloRows));
   return plan_cp_sum<Axis>(
       s, rank, number_bytes, quotient_up(channels, kCpParts * kCpHaloRows), device,
       [&](const CpTilePlan<Axis>& p) {
-        return CpMemory(p.tile_height * p.tile_width, p.halo(), p.tile_height * p.horizontal.size,
-                        (s.kernel_height + s.kernel_width) * ranks * 4, cp_stage1_pipeline(ranks));
+        const int64_t positions = p.tile_height * p.tile_width;
+        return CpMemory(positions * 128, p.halo() * pitch, p.tile_height * p.horizontal.size * pitch,
+                        (s.kernel_height + s.kernel_width) * ranks * 4,
+                        std::max({cp_stage1_bytes(s.in_channels / s.groups, number_bytes),
+                                  cp_pipeline_bytes(quotient_up(positions, ranks), kCpHaloRows + ranks),
+                                  cp_staging_bytes(kCpHaloRows, ranks)}));
       },
       [&](const CpTilePlan<Axis>& p) {
         return static_cast<double>(rounded_up(p.tile_height * p.tile_width, ranks) * of_block);
@@ -64,13 +69,14 @@ CpSumPlan<Axis> plan_cp_factor(const Conv2dShape& s, int64_t rank, int64_t numbe
 // Those of the depthwise factors. Stage 2 is there in both orders, and so are the sums beside the weights.
 inline CpSumPlan<ForwardAxis> plan_cp_taps(const Conv2dShape& s, int64_t rank, int64_t number_bytes,
                                            const Device& device) {
-  const int64_t ranks = 128 / number_bytes;
+  const int64_t ranks = 128 / number_bytes, pitch = cp_pitch(number_bytes);
   return plan_cp_sum<ForwardAxis>(
       s, rank, number_bytes, 1, device,
       [&](const CpTilePlan<ForwardAxis>& p) {
-        return CpMemory(p.tile_height * p.tile_width, p.halo(),
-                        p.tile_height * p.horizontal.size + p.vertical.size * p.tile_width,
-                        2 * (s.kernel_height + s.kernel_width) * ranks * 4, cp_stage1_pipeline(ranks));
+        return CpMemory(p.tile_height * p.tile_width * pitch, p.halo() * pitch,
+                        (p.tile_height * p.horizontal.size + p.vertical.size * p.tile_width) * pitch,
+                        2 * (s.kernel_height + s.kernel_width) * ranks * 4,
+                        cp_stage1_bytes(std::max(s.in_channels, s.out_channels) / s.groups, number_bytes));
       },
       [&](const CpTilePlan<ForwardAxis>&) {
         return static_cast<double>(kCpHaloRows * (s.out_channels / s.groups));

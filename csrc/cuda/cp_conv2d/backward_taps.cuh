@@ -16,26 +16,22 @@ struct CpTapsArguments {
   int tiles, split_tiles;  // of positions
 };
 
-// Adds to the sums of each of `taps` taps the products of the gradient of stage 3 with the rows of `met` that
-// row_of(y, x, tap) names: of `height` x `width` outputs of a tile with rows of `pitch`. A tap has a warp.
+// Adds the products of the gradient of stage 3 with the rows of `met` that row_of(y, x) names to the sums of
+// one tap: of `height` x `width` outputs of a tile with rows of `pitch`. A warp does this alone.
 template <class T, class RowOf>
-__device__ __forceinline__ void add_products(unsigned char* grad3, unsigned char* met, int height, int width,
-                                             int pitch, int taps, float* sums, const RowOf& row_of) {
-  const int lane = threadIdx.x % 32;
-  for (int tap = threadIdx.x / 32; tap < taps; tap += kCpThreads / 32) {
-    float of_tile[Word<T>::kNumbers] = {};
-    for (int y = 0; y < height; ++y)
-      for (int x = 0; x < width; ++x) {
-        const Word<T> left = word_of<T>(grad3, y * pitch + x, lane);
-        const Word<T> right = word_of<T>(met, row_of(y, x, tap), lane);
+__device__ __forceinline__ void add_products(const StageRows<T>& grad3, const StageRows<T>& met, int height,
+                                             int width, int pitch, float* sums, const RowOf& row_of) {
+  float of_tile[Word<T>::kNumbers] = {};
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < width; ++x) {
+      const Word<T> left = grad3.word(y * pitch + x), right = met.word(row_of(y, x));
 #pragma unroll
-        for (int i = 0; i < Word<T>::kNumbers; ++i)
-          of_tile[i] = fmaf(to_float(left.numbers[i]), to_float(right.numbers[i]), of_tile[i]);
-      }
+      for (int i = 0; i < Word<T>::kNumbers; ++i)
+        of_tile[i] = fmaf(left.number(i), right.number(i), of_tile[i]);
+    }
 #pragma unroll
-    for (int i = 0; i < Word<T>::kNumbers; ++i)
-      sums[tap * kRowElements<T> + lane * Word<T>::kNumbers + i] += of_tile[i];
-  }
+  for (int i = 0; i < Word<T>::kNumbers; ++i)
+    sums[static_cast<int>(threadIdx.x) % 32 * Word<T>::kNumbers + i] += of_tile[i];
 }
 
 template <class T>
@@ -58,28 +54,30 @@ __device__ __forceinline__ void add_tile(const CpTapsArguments<T>& a, const CpTi
   const int kernel_height = halo.vertical.taps, kernel_width = halo.horizontal.taps;
   const int pitch = s.tiles.width, columns = halo.horizontal.size;
   unsigned char* const pipeline = memory + s.memory.pipeline;
-  unsigned char* const stage1 = memory + s.memory.stage1;
-  unsigned char* const grad3 = memory;
-  unsigned char* const vertical_first = memory + s.memory.stage2;
-  unsigned char* const horizontal_first = vertical_first + s.tiles.height * columns * kRowBytes;
+  const StageRows<T> grad3{memory}, stage1{memory + s.memory.stage1}, vertical_first{pipeline},
+      horizontal_first{pipeline + s.tiles.height * columns * StageRows<T>::kPitch};
 
   run_stage1<Math, Rows>(halo, s.factor.of_group(group), first_rank, pipeline, stage1);
   run_stage1<Math, Rows>(outputs, a.factor_k.of_group(group), first_rank, pipeline, grad3);
   __syncthreads();
-  if (a.w.y) sum_vertically<T>(halo.vertical, s.tiles.height, columns, stage1, vertical_first, taps);
+  if (a.w.y) sum_vertically<T>(halo.vertical, s.tiles.height, halo.horizontal, stage1, vertical_first, taps);
   if (a.h.y)
-    sum_horizontally<T>(halo.horizontal, halo.vertical.size, pitch, stage1, horizontal_first,
+    sum_horizontally<T>(halo.horizontal, halo.vertical.size, s.tiles, stage1, horizontal_first,
                         taps + kernel_height * kRowElements<T>);
   __syncthreads();
   const int height = min(s.tiles.height, a.grad.height - tile.y);
   const int width = min(s.tiles.width, a.grad.width - tile.x);
-  if (a.h.y)
-    add_products<T>(grad3, horizontal_first, height, width, pitch, kernel_height, sums,
-                    [&](int y, int x, int tap) { return halo.vertical.position(y, tap) * pitch + x; });
-  if (a.w.y)
-    add_products<T>(grad3, vertical_first, height, width, pitch, kernel_width,
-                    sums + kernel_height * kRowElements<T>,
-                    [&](int y, int x, int tap) { return y * columns + halo.horizontal.position(x, tap); });
+  for (int i = threadIdx.x / 32; i < kernel_height + kernel_width; i += kCpThreads / 32) {
+    float* const of_tap = sums + i * kRowElements<T>;
+    const int tap = i < kernel_height ? i : i - kernel_height;
+    if (i < kernel_height && a.h.y)
+      add_products<T>(grad3, horizontal_first, height, width, pitch, of_tap,
+                      [&](int y, int x) { return halo.vertical.position(y, tap) * pitch + x; });
+    if (i >= kernel_height && a.w.y)
+      add_products<T>(grad3, vertical_first, height, width, pitch, of_tap,
+                      [&](int y, int x) { return y * columns + halo.horizontal.position(x, tap); });
+  }
+  __syncthreads();  // the pipeline is free
 }
 
 template <class Math, template <class, int, int> class Rows>
@@ -102,7 +100,6 @@ __global__ void __launch_bounds__(kCpThreads, 1)
   const int end = min((split + 1) * a.split_tiles, a.tiles);
   for (int i = split * a.split_tiles; i < end; ++i)
     add_tile<Math, Rows>(a, s.tiles.tile(i), group, first_rank, memory, taps, sums);
-  __syncthreads();
   for (int i = threadIdx.x; i < count; i += kCpThreads) {
     const int tap = i / kRowElements<T>, rank = first_rank + i % kRowElements<T>;
     if (rank >= s.group_rank) continue;

@@ -23,16 +23,15 @@ using CpStage4 = BlockTile<Math, kCpRows, kN, 2, 4, kCpSlots>;
 
 // The kernel's parts of k are tiles of ranks.
 template <class Math, int kN, template <class, int, int> class RowsOfHalo, class Axis>
-__global__ void __launch_bounds__(kCpThreads, 1)
+__global__ void __launch_bounds__(kCpThreads, 2)
     cp_forward(const __grid_constant__ CpArguments<typename Math::Number, Axis> a) {
   using T = typename Math::Number;
   using Tile = CpStage4<Math, kN>;
   static_assert(Tile::kThreads == kCpThreads);
   unsigned char* const memory = shared_memory();
   unsigned char* const pipeline = memory + a.stages.memory.pipeline;
-  int n_part, split, group;
-  int rest = a.by_n_parts.divide(static_cast<int>(blockIdx.x), n_part);
-  rest = a.by_splits.divide(rest, split);
+  int split, group;
+  const int rest = a.by_splits.divide(a.by_n_parts.quotient(static_cast<int>(blockIdx.x)), split);
   const CpTile tile = a.stages.tiles.tile(a.by_groups.divide(rest, group));
 
   const int first_tile = split * a.split_rank_tiles;
@@ -40,18 +39,18 @@ __global__ void __launch_bounds__(kCpThreads, 1)
   for (int i = 0; i < rank_tiles; ++i)
     run_stages<Math, RowsOfHalo>(a.stages, tile, group, (first_tile + i) * kRowElements<T>, memory,
                                  memory + i * kCpRows * kRowBytes);
-  __syncthreads();
 
-  const int height = a.stages.tiles.height, width = a.stages.tiles.width;
+  const CpTiles& tiles = a.stages.tiles;
   const auto offset_of = [&](int row) {
-    const int y = tile.y + row / width, x = tile.x + row % width;
-    if (row >= height * width || y >= a.out_height || x >= a.out_width) return kNowhere;
+    const int y = tile.y + tiles.row(row), x = tile.x + tiles.column(row);
+    if (row >= tiles.height * tiles.width || y >= a.out_height || x >= a.out_width) return kNowhere;
     return a.output.offset(tile.image, int64_t{y} * a.out_width + x);
   };
   const Matrix<T> factor_k = a.factor_k.of_group(group);
-  for (int i = 0; i < a.n_tiles; ++i) {
-    const int first_column = (n_part * a.n_tiles + i) * kN;
-    if (first_column >= a.output.group_channels) break;
+  int n_part;  // not earlier, or it would take a register in all stages
+  a.by_n_parts.divide(static_cast<int>(blockIdx.x), n_part);
+  int first_column = n_part * a.n_tiles * kN;
+  for (int left = a.n_tiles; left > 0 && first_column < a.output.group_channels; --left) {
     ResidentRows<Tile::kM> rows(memory);
     CopiedRows<Matrix<T>, kN, kCpThreads> factor(factor_k, first_column, first_tile * kChunks);
     typename Tile::Sums sums;
@@ -59,6 +58,7 @@ __global__ void __launch_bounds__(kCpThreads, 1)
     store_tile<Tile>(sums, a.output, first_column, group, split, offset_of,
                      reinterpret_cast<float*>(pipeline));
     __syncthreads();  // the pipeline is free
+    first_column += kN;
   }
 }
 

@@ -1,5 +1,6 @@
 // How a fused CP convolution is cut into blocks, and what a block has in shared memory.
 #pragma once
+#include <algorithm>
 #include <limits>
 
 #include "cuda/conv2d/plan.h"
@@ -13,23 +14,33 @@ constexpr int64_t kCpHaloRows = 128;  // halo positions that stage 1 computes to
 constexpr int64_t kCpSlots = 3;       // of its pipelines
 constexpr int64_t kCpThreads = 256;
 
-// What lies where in a block's shared memory, in bytes: rows of 128 bytes of ranks, weights, a pipeline.
+// Bytes from a row of stage 1 or 2 to the next: 128 of ranks and a gap, so that what a warp writes of eight
+// rows is in different banks.
+constexpr int64_t cp_pitch(int64_t number_bytes) { return 128 + 8 * number_bytes; }
+
+// What lies where in a block's shared memory, in bytes: 128 bytes of ranks of positions, weights, a pipeline.
+// Stage 2 is there while no product is under way, and has the pipeline's place.
 struct CpMemory {
-  int64_t stage1, stage2, taps, pipeline, size;  // stage 3 is at 0
+  int64_t stage1, taps, pipeline, size;  // stage 3 is at 0
 
   CpMemory() = default;
-  CpMemory(int64_t stage3_rows, int64_t stage1_rows, int64_t stage2_rows, int64_t taps_bytes,
+  CpMemory(int64_t stage3_bytes, int64_t stage1_bytes, int64_t stage2_bytes, int64_t taps_bytes,
            int64_t pipeline_bytes)
-      : stage1(stage3_rows * 128),
-        stage2(stage1 + stage1_rows * 128),
-        taps(stage2 + stage2_rows * 128),
-        pipeline(taps + rounded_up(taps_bytes, 128)),
-        size(pipeline + pipeline_bytes) {}
+      : stage1(stage3_bytes),
+        taps(stage1 + stage1_bytes),
+        pipeline(rounded_up(taps + taps_bytes, 128)),
+        size(pipeline + std::max(pipeline_bytes, stage2_bytes)) {}
 };
 
-constexpr int64_t cp_stage1_pipeline(int64_t ranks_of_tile) {
-  return kCpSlots * (kCpHaloRows + ranks_of_tile) * 128;
+// Slots that a product of `tiles` tiles of `rows` rows of both operands comes to use.
+constexpr int64_t cp_pipeline_bytes(int64_t tiles, int64_t rows) {
+  return std::min(kCpSlots, tiles) * rows * 128;
 }
+constexpr int64_t cp_stage1_bytes(int64_t channels, int64_t number_bytes) {
+  return cp_pipeline_bytes(quotient_up(channels * number_bytes, 128), kCpHaloRows + 128 / number_bytes);
+}
+// Of the sums of an m x n tile on their way out (gemm/output.cuh).
+constexpr int64_t cp_staging_bytes(int64_t m, int64_t n) { return 4 * std::max(m * (n + 8), n * (m + 4)); }
 
 // Tiles of positions, and what they read.
 template <class Axis>
@@ -79,19 +90,20 @@ template <class Axis>
 CpPlan<Axis> plan_cp_tile(const Conv2dShape& s, int64_t rank, int64_t number_bytes, const Device& device,
                           int64_t tile_height, int64_t tile_width) {
   CpPlan<Axis> p{{s, tile_height, tile_width}};
-  const int64_t ranks_of_tile = 128 / number_bytes;
+  const int64_t ranks_of_tile = 128 / number_bytes, pitch = cp_pitch(number_bytes);
   p.rank_tiles = quotient_up(rank / s.groups, ranks_of_tile);
   p.tile_n = s.out_channels / s.groups <= 64 ? 64 : 128;
   const auto memory = [&](int64_t rank_tiles) {
-    return CpMemory(rank_tiles * kCpRows, p.halo(), tile_height * p.horizontal.size,
+    return CpMemory(rank_tiles * kCpRows * 128, p.halo() * pitch, tile_height * p.horizontal.size * pitch,
                     (s.kernel_height + s.kernel_width) * ranks_of_tile * 4,
-                    std::max({cp_stage1_pipeline(ranks_of_tile), kCpSlots * p.tile_n * 128,
-                              kCpRows * (p.tile_n + 8) * 4, p.tile_n * (kCpRows + 4) * 4}));
+                    std::max({cp_stage1_bytes(s.in_channels / s.groups, number_bytes),
+                              cp_pipeline_bytes(rank_tiles, p.tile_n), cp_staging_bytes(kCpRows, p.tile_n)}));
   };
-  const int64_t room = (device.shared_bytes - memory(0).size) / (kCpRows * 128);
+  int64_t room = std::min(p.rank_tiles, device.shared_bytes / (kCpRows * 128));
+  while (room > 0 && memory(room).size > device.shared_bytes) --room;
   p.fits = room > 0;
   if (!p.fits) return p;
-  p.splits = quotient_up(p.rank_tiles, std::min(room, p.rank_tiles));
+  p.splits = quotient_up(p.rank_tiles, room);
   p.n_parts = 1;
   const int64_t all_n_tiles = quotient_up(s.out_channels / s.groups, p.tile_n);
   // A split of the ranks costs partial sums; one of the channels, stages 1 to 3 over again.
@@ -106,7 +118,8 @@ CpPlan<Axis> plan_cp_tile(const Conv2dShape& s, int64_t rank, int64_t number_byt
   return p;
 }
 
-// The tile whose blocks do the least multiplications one after the other, halo and padding counted.
+// The tile whose blocks do the least multiplications one after the other, halo and padding counted; of equal
+// ones the one that takes the least memory, so that a multiprocessor may hold two blocks.
 template <class Axis>
 CpPlan<Axis> plan_cp_conv2d(const Conv2dShape& s, int64_t rank, int64_t number_bytes, const Device& device) {
   CpPlan<Axis> best;
@@ -117,7 +130,7 @@ CpPlan<Axis> plan_cp_conv2d(const Conv2dShape& s, int64_t rank, int64_t number_b
     const double work = p.stage1_work(s) + static_cast<double>(kCpRows * p.n_tiles * p.tile_n);
     const double waves = static_cast<double>(quotient_up(p.blocks(s), device.multiprocessors));
     const double time = waves * work * static_cast<double>(p.split_rank_tiles);
-    if (time < least) least = time, best = p;
+    if (time < least || (time == least && p.memory.size < best.memory.size)) least = time, best = p;
   });
   return best;
 }

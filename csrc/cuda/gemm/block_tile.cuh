@@ -98,7 +98,7 @@ __device__ __forceinline__ void accumulate_tiles(const Products& products, A& a,
                                                  unsigned char* memory) {
   constexpr int kSlotBytes = A::kBytes + B::kBytes;
   const auto slot_of = [&](int tile) { return memory + tile % kSlots * kSlotBytes; };
-#pragma unroll
+#pragma unroll 1  // two at once would take more registers
   for (int tile = 0; tile < kSlots - 1; ++tile) {
     if (tile < tiles) {
       unsigned char* const slot = slot_of(tile);

@@ -1,6 +1,8 @@
 // What becomes of the tiles of C: bias and ReLU, conversion, and the way to an image in either layout; or,
 // where the sum over k is split over blocks, to partial sums that are added in their order.
 #pragma once
+#include <bit>
+
 #include "cuda/divider.cuh"
 #include "cuda/gemm/block_tile.cuh"
 #include "cuda/launch.h"
@@ -107,6 +109,9 @@ __device__ void stage(const typename Tile::Sums& sums, const Target<T>& output, 
   });
 }
 
+template <int kPower>  // of two; between two of them, the compiler would divide by the number itself
+constexpr int kLog2 = std::countr_zero(static_cast<unsigned>(kPower));
+
 // Each thread takes kVector neighbours: channels of a pixel, or pixels of a channel. finish(sum, column) is
 // what is stored.
 template <class Tile, class T, class To, class OffsetOf, class Finish>
@@ -114,8 +119,9 @@ __device__ void store_staged(const Target<T>& output, int first_column, const Of
                              const typename Tile::Sum* staging, const Finish& finish) {
   const bool rows_along = !output.channels_last;
   const int along = (rows_along ? Tile::kM : Tile::kN) / kVector;
+  const int log2_along = rows_along ? kLog2<Tile::kM / kVector> : kLog2<Tile::kN / kVector>;
   for (int i = threadIdx.x; i < Tile::kM * Tile::kN / kVector; i += Tile::kThreads) {
-    const int across = i / along, first = i % along * kVector;
+    const int across = i >> log2_along, first = (i & (along - 1)) * kVector;
     const int row = rows_along ? first : across, column = first_column + (rows_along ? across : first);
     if (column >= output.group_channels) continue;
     const typename Tile::Sum* const staged =

@@ -73,6 +73,9 @@ inline float bfloat16_to_float(uint16_t bits) {
   std::memcpy(&value, &wide, sizeof value);
   return value;
 }
+inline float upper_bfloat16_to_float(uint32_t pair) {
+  return bfloat16_to_float(static_cast<uint16_t>(pair >> 16));
+}
 inline uint16_t float_to_bfloat16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
